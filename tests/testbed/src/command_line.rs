@@ -1,0 +1,121 @@
+//! The harness's command line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::failure::{Failure, Result};
+use crate::machine::{Content, Dom0File, Machine, MachineConfig};
+use crate::nic::{Nic, NicModel};
+
+/// Boots real Xen in QEMU and runs the system tests.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boots, runs commands in Dom0, prints their output and every console's log, ends QEMU.
+    Boot(Boot),
+}
+
+/// What every command needs to boot.
+#[derive(Debug, Args)]
+struct Common {
+    /// Xen release whose images to boot (images/build made them).
+    #[arg(long, default_value = "4.20", env = "XEN")]
+    xen: String,
+    /// Virtual CPUs of the machine.
+    #[arg(long, default_value_t = 2)]
+    cpus: u8,
+    /// More of Xen's command line.
+    #[arg(long, default_value = "")]
+    xen_options: String,
+}
+
+#[derive(Debug, Args)]
+struct Boot {
+    #[command(flatten)]
+    common: Common,
+    /// NICs of the machine; the first is 00:03.0, the next 00:04.0, and so on.
+    #[arg(long)]
+    nic: Vec<NicModel>,
+    /// Puts a file into Dom0: HERE=/THERE.
+    #[arg(long, value_name = "HERE=/THERE")]
+    file: Vec<String>,
+    /// Runs a shell script in Dom0; may be given several times, in order.
+    #[arg(long, value_name = "SCRIPT")]
+    exec: Vec<String>,
+    /// Seconds each script may take.
+    #[arg(long, default_value_t = 60)]
+    limit: u64,
+    /// Where to keep logs.
+    #[arg(long, default_value = "out/logs/boot")]
+    log_dir: PathBuf,
+}
+
+/// Does what the arguments ask for; false if tests ran and some failed.
+///
+/// # Errors
+/// The machine could not be booted or does not answer.
+pub fn execute(arguments: &Arguments) -> Result<bool> {
+    match &arguments.command {
+        Command::Boot(boot) => execute_boot(boot),
+    }
+}
+
+/// The folder with the images of one Xen release.
+fn images(xen: &str) -> PathBuf {
+    Path::new("out/testbed").join(xen)
+}
+
+fn execute_boot(boot: &Boot) -> Result<bool> {
+    let nics: Vec<Nic> =
+        (3..).zip(&boot.nic).map(|(slot, model)| Nic { model: *model, slot, wire: None }).collect();
+    let files = boot.file.iter().map(|pair| parse_file(pair)).collect::<Result<_>>()?;
+    let config = MachineConfig {
+        images: images(&boot.common.xen),
+        logs: boot.log_dir.clone(),
+        nics,
+        files,
+        cpus: boot.common.cpus,
+        memory_mib: 3072,
+        xen_options: boot.common.xen_options.clone(),
+    };
+    let machine = Machine::boot(&config)?;
+    println!("--- Dom0 is up after {:.1} s", machine.boot_time.as_secs_f32());
+    let mut all_ok = true;
+    for script in &boot.exec {
+        println!("--- dom0# {script}");
+        let outcome = machine.dom0.run(script, Duration::from_secs(boot.limit))?;
+        println!("{}--- status {}", outcome.output, outcome.status);
+        all_ok &= outcome.ok();
+    }
+    machine.collect_logs()?;
+    print_logs(&machine)?;
+    Ok(all_ok)
+}
+
+fn parse_file(pair: &str) -> Result<Dom0File> {
+    let (here, there) = pair
+        .split_once('=')
+        .filter(|(_, there)| there.starts_with('/'))
+        .ok_or_else(|| Failure::new(format!("--file {pair}: want HERE=/THERE")))?;
+    Ok(Dom0File { path: there.to_owned(), content: Content::CopyOf(here.into()) })
+}
+
+fn print_logs(machine: &Machine) -> Result<()> {
+    for entry in std::fs::read_dir(&machine.logs)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("guest-") {
+            println!("--- console {name}\n{}", std::fs::read_to_string(&path)?);
+        }
+    }
+    println!("--- all logs are in {}", machine.logs.display());
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! Commands in Dom0, over the second serial port.
+//!
+//! A small agent (`images/common/command-agent`, which also documents the lines) runs each script in the
+//! background and answers with its output and exit status, so several commands may run at once: a wait in one
+//! guest does not hold up another. Nothing here parses a console.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use flate2::read::GzDecoder;
+
+use crate::failure::{Doing, Failure, Result};
+
+/// How much longer than its own limit an answer may take to arrive.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// What a command did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Standard output and error together.
+    pub output: String,
+    /// Exit status; 124 or 143 if the time limit ended it.
+    pub status: i32,
+}
+
+impl Outcome {
+    /// Whether the command exited with 0.
+    #[must_use]
+    pub fn ok(&self) -> bool {
+        self.status == 0
+    }
+}
+
+/// The command channel to Dom0; clones share it.
+#[derive(Debug, Clone)]
+pub struct Dom0 {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    to_agent: Mutex<UnixStream>,
+    waiting: Mutex<HashMap<u64, Pending>>,
+    next_id: AtomicU64,
+    ready: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Pending {
+    output: Vec<u8>,
+    done: Sender<Outcome>,
+}
+
+impl Dom0 {
+    /// Connects to the agent's serial port; the agent itself may come up later.
+    ///
+    /// # Errors
+    /// The socket does not exist yet or refuses.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        let from_agent = stream.try_clone()?;
+        let shared = Arc::new(Shared {
+            to_agent: Mutex::new(stream),
+            waiting: Mutex::new(HashMap::new()),
+            next_id: AtomicU64::new(1),
+            ready: AtomicBool::new(false),
+        });
+        let reader = Arc::clone(&shared);
+        thread::spawn(move || {
+            for line in BufReader::new(from_agent).lines().map_while(std::result::Result::ok) {
+                reader.take_line(line.trim_end());
+            }
+            // The machine is gone: dropping the senders wakes everyone who still waits.
+            lock(&reader.waiting).clear();
+        });
+        Ok(Self { shared })
+    }
+
+    /// Whether the agent has said that it takes commands.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.shared.ready.load(Ordering::Acquire)
+    }
+
+    /// Runs a shell script and waits for its end; the agent ends it after `limit`.
+    ///
+    /// # Errors
+    /// The machine is gone or Dom0 does not answer. A script that fails is an [`Outcome`], not an error.
+    pub fn run(&self, script: &str, limit: Duration) -> Result<Outcome> {
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        let (done, outcome) = mpsc::channel();
+        lock(&self.shared.waiting).insert(id, Pending { output: Vec::new(), done });
+        let line = format!("@run {id} {} {}\n", limit.as_secs().max(1), BASE64.encode(script));
+        lock(&self.shared.to_agent).write_all(line.as_bytes()).doing("sending a command to Dom0")?;
+        outcome.recv_timeout(limit.saturating_add(GRACE)).map_err(|cause| {
+            lock(&self.shared.waiting).remove(&id);
+            let why = match cause {
+                RecvTimeoutError::Timeout => "Dom0 does not answer",
+                RecvTimeoutError::Disconnected => "the machine is gone",
+            };
+            Failure::new(format!("{why}, asked: {script}"))
+        })
+    }
+
+    /// Runs a script that must succeed and returns its output.
+    ///
+    /// # Errors
+    /// As [`Self::run`], or the script's exit status is not 0.
+    pub fn check(&self, script: &str, limit: Duration) -> Result<String> {
+        let outcome = self.run(script, limit)?;
+        if outcome.ok() {
+            return Ok(outcome.output);
+        }
+        Err(Failure::new(format!("`{script}` in Dom0 exited with {}:\n{}", outcome.status, outcome.output.trim_end())))
+    }
+}
+
+impl Shared {
+    fn take_line(&self, line: &str) {
+        let mut words = line.split(' ');
+        match (words.next(), words.next().and_then(|id| id.parse::<u64>().ok()), words.next()) {
+            (Some("@ready"), ..) => self.ready.store(true, Ordering::Release),
+            (Some("@out"), Some(id), Some(piece)) => {
+                if let Some(pending) = lock(&self.waiting).get_mut(&id) {
+                    pending.output.extend(BASE64.decode(piece).unwrap_or_else(|_| b"<garbled>".to_vec()));
+                }
+            }
+            (Some("@end"), Some(id), Some(status)) => {
+                let Some(pending) = lock(&self.waiting).remove(&id) else { return };
+                let output = unpack(pending.output, words.next() == Some("gzip"));
+                // A caller that gave up has dropped its receiver.
+                let _ = pending.done.send(Outcome { output, status: status.parse().unwrap_or(-1) });
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The text of an answer whose pieces may have been gzipped.
+fn unpack(bytes: Vec<u8>, gzipped: bool) -> String {
+    if !gzipped {
+        return String::from_utf8_lossy(&bytes).into_owned();
+    }
+    let mut text = Vec::new();
+    let complete = GzDecoder::new(bytes.as_slice()).read_to_end(&mut text);
+    let mut text = String::from_utf8_lossy(&text).into_owned();
+    if complete.is_err() {
+        text.push_str("<garbled>");
+    }
+    text
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

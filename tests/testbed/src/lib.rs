@@ -1,0 +1,13 @@
+//! The test bed: boots real Xen in QEMU, speaks Ethernet to it, and runs the system tests.
+//!
+//! `docs/testing.md` is its manual. [`machine`] boots, [`dom0`] runs commands there, [`command_line`] is what a
+//! person or the Makefile calls.
+
+#![forbid(unsafe_code)]
+
+pub mod command_line;
+pub mod cpio;
+pub mod dom0;
+pub mod failure;
+pub mod machine;
+pub mod nic;
