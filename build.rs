@@ -1,0 +1,24 @@
+//! Link arguments of domain images; shared by every image crate (`build = "../build.rs"`).
+//!
+//! Link arguments do not propagate from dependencies, so each image crate runs this itself. Without
+//! `--cfg xen_guest` the binary is an ordinary host program and nothing is added.
+
+use std::path::Path;
+
+fn main() {
+    println!("cargo:rerun-if-changed=../pv.ld");
+    if std::env::var_os("CARGO_CFG_XEN_GUEST").is_none() {
+        return;
+    }
+    let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets the manifest directory");
+    let script = Path::new(&dir).join("../pv.ld");
+    let plain = ["-nostartfiles", "-nostdlib", "-static", "-no-pie"];
+    let linker = ["--build-id=none", "--gc-sections", "-zmax-page-size=4096", "-znoexecstack", "-znorelro"];
+    for arg in plain {
+        println!("cargo:rustc-link-arg-bins={arg}");
+    }
+    for arg in linker {
+        println!("cargo:rustc-link-arg-bins=-Wl,{arg}");
+    }
+    println!("cargo:rustc-link-arg-bins=-Wl,-T,{}", script.display());
+}

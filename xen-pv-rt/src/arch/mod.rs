@@ -1,0 +1,60 @@
+//! The implementation of [`hyp`](crate::hyp) on Xen, for a PV guest on x86-64.
+//!
+//! A domain image implements [`Domain`] by a function `fn(Xen, &str) -> Exit` under the symbol that
+//! [`boot`](self::boot) calls; everything before that (console, memory, traps, clock, grants, xenstore) is
+//! set up here.
+
+#![expect(
+    clippy::as_conversions,
+    clippy::arithmetic_side_effects,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "addresses are integers here, usize is 64 bits, and values come from Xen or from ourselves"
+)]
+
+mod abi;
+mod boot;
+mod clock;
+mod console;
+mod crash;
+mod devices;
+mod entry;
+mod events;
+mod grants;
+mod hypercall;
+mod memory;
+mod paging;
+mod shared;
+mod stack;
+mod store;
+mod traps;
+
+pub use boot::Exit;
+pub use console::ConsoleStream;
+pub use devices::Registers;
+pub use events::XenPort;
+pub use grants::{GrantedPage, MappedPage};
+pub use memory::{MemoryUse, memory_use};
+
+use crate::hyp::Instant;
+
+/// The hypervisor: a handle without contents, for the one vCPU.
+#[derive(Clone, Copy, Debug)]
+pub struct Xen(());
+
+impl Xen {
+    /// Exchanges bytes with xenstored. Returns whether the control plane's tasks have something to see.
+    pub fn poll_xenstore(&self) -> bool {
+        store::poll()
+    }
+
+    /// The time by which a task wants to be polled; asking uses the answer up.
+    pub fn take_wake_at(&self) -> Option<Instant> {
+        clock::take_wake_at()
+    }
+
+    /// Panics if the stack has nearly run out. To be called once per turn of the event loop.
+    pub fn check_stack(&self) {
+        stack::check();
+    }
+}

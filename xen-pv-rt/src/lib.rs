@@ -1,0 +1,22 @@
+//! Runtime for Xen PV driver domains.
+//!
+//! - [`hyp`]: what a backend may ask of the hypervisor, as safe traits. Built on the host too, so that
+//!   backends can be tested against an in-process hypervisor.
+//! - [`task`]: the control plane's tasks, polled between turns of the data plane.
+//! - [`xenbus`]: device states and paths of the split-driver protocol.
+//! - `arch`: the implementation on Xen: boot, hypercalls, paging, traps. Only in domain images, which are
+//!   built with `--cfg xen_guest`.
+//!
+//! This is the only crate of the project that contains `unsafe` code.
+
+#![no_std]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+#[cfg(xen_guest)]
+pub mod arch;
+pub mod hyp;
+pub mod task;
+pub mod xenbus;
