@@ -29,7 +29,11 @@ fn system_time() -> u64 {
         fence(Ordering::Acquire);
         // An odd version means that Xen is writing.
         if version & 1 == 0 && version == time.version.load(Ordering::Relaxed) {
-            let shifted = if shift < 0 { delta >> u32::from(shift.unsigned_abs()) } else { delta << u32::from(shift.unsigned_abs()) };
+            let shifted = if shift < 0 {
+                delta >> u32::from(shift.unsigned_abs())
+            } else {
+                delta << u32::from(shift.unsigned_abs())
+            };
             return base.wrapping_add((u128::from(shifted) * u128::from(mul) >> 32) as u64);
         }
         core::hint::spin_loop();

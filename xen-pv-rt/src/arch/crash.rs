@@ -71,7 +71,11 @@ fn registers(out: &mut Patient, frame: &TrapFrame) {
         let end = if column % 4 == 3 { "\n" } else { " " };
         let _ = write!(out, "{name:>3}={value:016x}{end}");
     }
-    let _ = writeln!(out, "rsp={:016x}\nrip={:016x} rflags={:x} cs={:x} ss={:x}", frame.rsp, frame.rip, frame.rflags, frame.cs, frame.ss);
+    let _ = writeln!(
+        out,
+        "rsp={:016x}\nrip={:016x} rflags={:x} cs={:x} ss={:x}",
+        frame.rsp, frame.rip, frame.rflags, frame.cs, frame.ss
+    );
 }
 
 fn backtrace(out: &mut Patient, mut rbp: u64) {

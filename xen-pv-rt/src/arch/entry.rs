@@ -15,7 +15,11 @@ macro_rules! note {
     };
     ($kind:literal, text $value:literal) => {
         concat!(
-            ".align 4\n.long 4\n.long 2f - 1f\n.long ", $kind, "\n.asciz \"Xen\"\n1: .asciz \"", $value, "\"\n2: .align 4\n"
+            ".align 4\n.long 4\n.long 2f - 1f\n.long ",
+            $kind,
+            "\n.asciz \"Xen\"\n1: .asciz \"",
+            $value,
+            "\"\n2: .align 4\n"
         )
     };
 }
@@ -60,7 +64,16 @@ global_asm!(
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
 unsafe extern "C" fn memcpy(dest: *mut u8, src: *const u8, n: usize) -> *mut u8 {
-    naked_asm!("mov rax, rdi", "mov rcx, rdx", "shr rcx, 3", "rep movsq", "mov ecx, edx", "and ecx, 7", "rep movsb", "ret")
+    naked_asm!(
+        "mov rax, rdi",
+        "mov rcx, rdx",
+        "shr rcx, 3",
+        "rep movsq",
+        "mov ecx, edx",
+        "and ecx, 7",
+        "rep movsb",
+        "ret"
+    )
 }
 
 /// Copies `rdx` bytes between ranges that may overlap.

@@ -121,7 +121,15 @@ fn map_chunk(domid: Domid, grefs: &[GrantRef], access: Access, pages: &mut Vec<R
     for gref in grefs {
         // Without address space the operation fails in Xen, with a status like any other failure.
         let host_addr = memory::with(Memory::take_window).and_then(Result::ok).unwrap_or(0);
-        let op = gnttab::Map { host_addr, flags, gref: gref.into_raw(), dom: domid.into_raw(), status: -1, handle: 0, dev_bus_addr: 0 };
+        let op = gnttab::Map {
+            host_addr,
+            flags,
+            gref: gref.into_raw(),
+            dom: domid.into_raw(),
+            status: -1,
+            handle: 0,
+            dev_bus_addr: 0,
+        };
         let _ = ops.push(op);
     }
     // SAFETY: each window is unused address space with page tables in place; nothing else is touched.
@@ -207,14 +215,16 @@ pub(super) fn init() -> Result<(), &'static str> {
     let mut frame = 0_u64;
     let mut arg = gnttab::SetupTable { dom: DOMID_SELF, nr_frames: 1, status: -1, frame_list: &raw mut frame };
     // SAFETY: `frame_list` has room for the one frame that is asked for.
-    let called = unsafe { hypercall::op_array(nr::GRANT_TABLE_OP, gnttab::SETUP_TABLE, core::slice::from_mut(&mut arg)) };
+    let called =
+        unsafe { hypercall::op_array(nr::GRANT_TABLE_OP, gnttab::SETUP_TABLE, core::slice::from_mut(&mut arg)) };
     if called.is_err() || arg.status != 0 {
         return Err("Xen refused to set up the grant table");
     }
     let va = memory::with(Memory::take_window).and_then(Result::ok).ok_or("no window for the grant table")?;
     paging::set(va, paging::entry(frame, paging::DATA)).map_err(|_| "cannot map the grant table")?;
     // SAFETY: the window is mapped for good; entries are two words each, changed by Xen at any time, hence atomic.
-    let entries = unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(va as usize), ENTRIES as usize) };
+    let entries =
+        unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(va as usize), ENTRIES as usize) };
     *TABLE.lock() = Some(Table { entries, free: (RESERVED..ENTRIES).rev().collect() });
     Ok(())
 }

@@ -15,8 +15,12 @@ use super::hypercall::{self, Errno};
 /// Bits of an entry that hold the frame's address.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Plain data: readable, writable, not executable.
-pub(super) const DATA: Flags =
-    Flags::PRESENT.union(Flags::WRITABLE).union(Flags::USER_ACCESSIBLE).union(Flags::ACCESSED).union(Flags::DIRTY).union(Flags::NO_EXECUTE);
+pub(super) const DATA: Flags = Flags::PRESENT
+    .union(Flags::WRITABLE)
+    .union(Flags::USER_ACCESSIBLE)
+    .union(Flags::ACCESSED)
+    .union(Flags::DIRTY)
+    .union(Flags::NO_EXECUTE);
 /// A page table as its owner sees it.
 const TABLE: Flags = Flags::PRESENT.union(Flags::USER_ACCESSIBLE).union(Flags::ACCESSED).union(Flags::NO_EXECUTE);
 /// An entry that points to a lower table.
@@ -70,7 +74,8 @@ impl PageTables {
                 return Some((self.mfn(table >> PAGE_SHIFT) << PAGE_SHIFT) + index * 8);
             }
             // SAFETY: `table` is a page table of ours, mapped for reading in the linear map.
-            let entry = unsafe { core::ptr::with_exposed_provenance::<u64>((table + index * 8) as usize).read_volatile() };
+            let entry =
+                unsafe { core::ptr::with_exposed_provenance::<u64>((table + index * 8) as usize).read_volatile() };
             if entry & 1 == 0 {
                 return None;
             }
@@ -117,7 +122,8 @@ impl PageTables {
                 if pfn < self.pages {
                     // SAFETY: `table` is a fresh page of ours, mapped and writable until it is linked.
                     unsafe {
-                        core::ptr::with_exposed_provenance_mut::<u64>((table + index * 8) as usize).write(entry(self.mfn(pfn), DATA));
+                        core::ptr::with_exposed_provenance_mut::<u64>((table + index * 8) as usize)
+                            .write(entry(self.mfn(pfn), DATA));
                     }
                 }
             }

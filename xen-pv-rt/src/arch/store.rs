@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::sync::atomic::AtomicU32;
 
-use crate::hyp::{EventChannels, PAGE_SIZE, Transaction, XsError, Xenstore};
+use crate::hyp::{EventChannels, PAGE_SIZE, Transaction, Xenstore, XsError};
 use crate::xenstore::{Client, WatchHandle, XsRing};
 
 use super::abi::{PAGE_SHIFT, StartInfo};

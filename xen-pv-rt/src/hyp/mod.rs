@@ -20,12 +20,14 @@ mod xenstore;
 pub use clock::{Clock, Instant, sleep, sleep_until};
 pub use dma::{Dma, DmaBuf, DmaError, DmaPool, DmaRing, PageOwner, RawDma};
 pub use events::{BoundPort, EventChannels, EvtchnError};
-pub use grants::{Access, CopyDest, CopySource, GrantCopy, GrantError, Grants, PAGE_SIZE, PeerSpan, RingPage, SharedPage};
+pub use grants::{
+    Access, CopyDest, CopySource, GrantCopy, GrantError, Grants, PAGE_SIZE, PeerSpan, RingPage, SharedPage,
+};
 #[cfg(not(xen_guest))]
 pub use host_memory::{DmaFault, HostMemory};
 pub use ids::{Domid, GrantRef, Maddr, Mfn, Pfn, Pirq, Port, RemotePort};
 pub use mmio::{Mmio, MmioError, MmioSpace};
-pub use xenstore::{Transaction, Watch, XsError, Xenstore};
+pub use xenstore::{Transaction, Watch, Xenstore, XsError};
 
 /// The facilities every backend needs; the only bound backends write.
 pub trait Hypervisor: Grants + EventChannels + Xenstore + Clock + Clone + 'static {}

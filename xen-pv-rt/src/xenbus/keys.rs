@@ -3,7 +3,7 @@
 use alloc::string::String;
 use core::str::FromStr;
 
-use crate::hyp::{Transaction, XsError, Xenstore};
+use crate::hyp::{Transaction, Xenstore, XsError};
 
 /// How often a conflicting transaction is run before giving up.
 const COMMIT_ATTEMPTS: usize = 10;

@@ -119,8 +119,15 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_device() {
-        for path in ["backend", "backend/vif", "backend/vif/7", "backend/vbd/7/1", "backend/vif/x/1", "backend/vif/7/-1",
-            "backend/vif/70000/1"] {
+        for path in [
+            "backend",
+            "backend/vif",
+            "backend/vif/7",
+            "backend/vbd/7/1",
+            "backend/vif/x/1",
+            "backend/vif/7/-1",
+            "backend/vif/70000/1",
+        ] {
             assert_eq!(BackendPath::parse(DeviceKind::Vif, path), None, "{path}");
         }
     }
@@ -128,8 +135,17 @@ mod tests {
     #[test]
     fn a_frontend_path_must_lie_in_the_frontends_directory() {
         assert!(FrontendPath::new(&VIF, "/local/domain/7/device/vif/1").is_ok());
-        for path in ["/local/domain/8/device/vif/1", "/local/domain/77/device/vif/1", "device/vif/1", "/local/domain/7",
-            "/local/domain/7/", "/local/domain/7/../8/device", "/local/domain/7//x", "/local/domain/07/device/vif/1", ""] {
+        for path in [
+            "/local/domain/8/device/vif/1",
+            "/local/domain/77/device/vif/1",
+            "device/vif/1",
+            "/local/domain/7",
+            "/local/domain/7/",
+            "/local/domain/7/../8/device",
+            "/local/domain/7//x",
+            "/local/domain/07/device/vif/1",
+            "",
+        ] {
             assert_eq!(FrontendPath::new(&VIF, path), Err(PathError::NotTheFrontends), "{path}");
         }
     }

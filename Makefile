@@ -1,0 +1,62 @@
+# Every command of the project. `make help` lists them.
+#
+#   XEN=4.20 (Debian 13, default) or 4.17 (Debian 12)     NIC=e1000 (default) or virtio, for `make run`
+#   KEEP=1 leaves `make run` at a Dom0 console
+
+XEN ?= 4.20
+NIC ?= e1000
+CARGO ?= cargo
+TESTBED = $(CARGO) run --quiet --release -p testbed --
+IMAGES = out/netback-dom
+# The domain images and everything that can change them.
+SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src -name '*.rs') \
+          $(wildcard */Cargo.toml) Cargo.toml Cargo.lock build.rs pv.ld pv.toml .cargo/config.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-all host-test system-test check images testbed setup clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  XEN=4.20|4.17 selects the Xen release, NIC=e1000|virtio the card of 'make run', KEEP=1 leaves it at a Dom0 console"
+
+run: images testbed ## Boot Xen in QEMU and show guests on the network through our domain
+	@$(TESTBED) run --xen $(XEN) --nic $(NIC) $(if $(KEEP),--keep)
+
+test: host-test images testbed ## Host tests, then system tests on real Xen (about 15 minutes with set-up)
+	@$(TESTBED) test --xen $(XEN) --nic e1000 --nic virtio
+
+test-all: check host-test images ## The long matrix: both Xen releases, every card, soak
+	@./images/host-packages && ./images/build 4.20 && ./images/build 4.17
+	@$(TESTBED) test --all
+
+host-test: ## Tests that need no hypervisor
+	$(CARGO) test --workspace --quiet
+
+system-test: images testbed ## Only the system tests; ONLY=name selects some
+	@$(TESTBED) test --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only $(ONLY))
+
+check: images ## Format, lints, documentation, image check
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	$(CARGO) clippy --quiet --config pv.toml --target x86_64-unknown-linux-gnu -p netback-dom -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
+	./images/check-image $(IMAGES)
+
+images: setup $(IMAGES) ## Build the domain images: out/netback-dom, ready for kernel=
+
+$(IMAGES): $(SOURCES)
+	@echo "building domain images"
+	$(CARGO) images
+	@mkdir -p out
+	@cp target/x86_64-unknown-linux-gnu/release/netback-dom out/netback-dom
+	@./images/check-image out/netback-dom
+
+testbed: setup ## Build the test bed for XEN (cached until its recipe changes)
+	@./images/build $(XEN)
+
+setup: ## Install missing host packages (the only step that needs root)
+	@./images/host-packages
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
+	rm -rf out
