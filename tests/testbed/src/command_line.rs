@@ -8,6 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
+use crate::wire::{Wire, WireConfig};
+
+/// Slot of the first NIC on PCI bus 0.
+const FIRST_SLOT: u8 = 3;
 
 /// Boots real Xen in QEMU and runs the system tests.
 #[derive(Debug, Parser)]
@@ -30,7 +34,7 @@ struct Common {
     #[arg(long, default_value = "4.20", env = "XEN")]
     xen: String,
     /// Virtual CPUs of the machine.
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 1)]
     cpus: u8,
     /// More of Xen's command line.
     #[arg(long, default_value = "")]
@@ -74,8 +78,15 @@ fn images(xen: &str) -> PathBuf {
 }
 
 fn execute_boot(boot: &Boot) -> Result<bool> {
-    let nics: Vec<Nic> =
-        (3..).zip(&boot.nic).map(|(slot, model)| Nic { model: *model, slot, wire: None }).collect();
+    std::fs::create_dir_all(&boot.log_dir)?;
+    let wires: Vec<Wire> = (0..)
+        .zip(&boot.nic)
+        .map(|(index, _)| Wire::start(WireConfig::numbered(index, &boot.log_dir)))
+        .collect::<Result<_>>()?;
+    let nics: Vec<Nic> = (FIRST_SLOT..)
+        .zip(boot.nic.iter().zip(&wires))
+        .map(|(slot, (model, wire))| Nic { model: *model, slot, wire: Some(wire.config.socket.clone()) })
+        .collect();
     let files = boot.file.iter().map(|pair| parse_file(pair)).collect::<Result<_>>()?;
     let config = MachineConfig {
         images: images(&boot.common.xen),
@@ -94,6 +105,9 @@ fn execute_boot(boot: &Boot) -> Result<bool> {
         let outcome = machine.dom0.run(script, Duration::from_secs(boot.limit))?;
         println!("{}--- status {}", outcome.output, outcome.status);
         all_ok &= outcome.ok();
+    }
+    for wire in &wires {
+        println!("--- wire {}: {:?}", wire.config.address, wire.counters());
     }
     machine.collect_logs()?;
     print_logs(&machine)?;

@@ -11,3 +11,4 @@ pub mod dom0;
 pub mod failure;
 pub mod machine;
 pub mod nic;
+pub mod wire;

@@ -139,9 +139,12 @@ impl Drop for Machine {
 fn remove_old_logs(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "log" || extension == "sock") {
+        if path.extension().is_some_and(|extension| extension == "log") {
             fs::remove_file(path)?;
         }
+    }
+    for name in ["com1.sock", "com2.sock"] {
+        let _ = fs::remove_file(folder.join(name));
     }
     Ok(())
 }
@@ -151,7 +154,11 @@ fn write_initramfs(config: &MachineConfig, to: &Path) -> Result<()> {
     let dom0 = fs::read(config.images.join("dom0.cpio")).doing("reading dom0.cpio (run images/build first)")?;
     file.write_all(&dom0)?;
     let mut archive = Archive::new(file);
-    for (name, path) in [("vmlinux", "/root/guest/vmlinux"), ("guest.cpio", "/root/guest/guest.cpio")] {
+    for (name, path) in [
+        ("vmlinux", "/root/guest/vmlinux"),
+        ("guest.cpio", "/root/guest/guest.cpio"),
+        ("driver.cpio", "/root/guest/driver.cpio"),
+    ] {
         archive.file(path, &fs::read(config.images.join(name)).doing(name)?, false)?;
     }
     for file in &config.files {

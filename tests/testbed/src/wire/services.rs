@@ -1,0 +1,284 @@
+//! The services behind the wire's address: echo, sink and source over TCP and UDP, and a file over HTTP.
+//!
+//! | port | TCP | UDP |
+//! |---|---|---|
+//! | 7 | echoes | echoes |
+//! | 9 | takes everything (sink) | takes everything, counted |
+//! | 19 | gives bytes until closed (source) | |
+//! | 80 | HTTP: `GET /file` (64 MiB), `GET /bytes/N` (the first N bytes of it) | |
+
+use smoltcp::iface::{SocketHandle, SocketSet};
+use smoltcp::socket::{tcp, udp};
+use smoltcp::wire::IpEndpoint;
+
+use super::counters::Counters;
+use super::pattern;
+
+/// Port of the echo services.
+pub const ECHO_PORT: u16 = 7;
+/// Port of the sinks.
+pub const SINK_PORT: u16 = 9;
+/// Port of the TCP source.
+pub const SOURCE_PORT: u16 = 19;
+/// Port of the HTTP service.
+pub const HTTP_PORT: u16 = 80;
+/// Port from which bursts of datagrams are sent.
+const BURST_PORT: u16 = 4000;
+
+/// Connections per TCP service at one time.
+const CONNECTIONS: usize = 20;
+const TCP_BUFFER_BYTES: usize = 256 << 10;
+const UDP_BUFFER_DATAGRAMS: usize = 512;
+const UDP_BUFFER_BYTES: usize = 1 << 20;
+const REQUEST_BYTES: usize = 2048;
+
+/// Datagrams to send: see [`super::Wire::send_datagrams`].
+#[derive(Debug, Clone, Copy)]
+pub struct Burst {
+    /// Where to.
+    pub to: IpEndpoint,
+    /// Payload bytes of each.
+    pub payload_bytes: usize,
+    /// How many.
+    pub count: u64,
+    /// How many a second.
+    pub per_second: u64,
+}
+
+/// All sockets and what each is doing.
+#[derive(Debug)]
+pub struct Services {
+    sockets: SocketSet<'static>,
+    connections: Vec<Connection>,
+    udp_echo: SocketHandle,
+    udp_sink: SocketHandle,
+    udp_burst: SocketHandle,
+    burst: Option<ActiveBurst>,
+    scratch: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    handle: SocketHandle,
+    port: u16,
+    request: Vec<u8>,
+    /// What is left to send: HTTP only, set once the request is complete.
+    sending: Option<Sending>,
+}
+
+#[derive(Debug)]
+struct Sending {
+    header: Vec<u8>,
+    offset: u64,
+    end: u64,
+}
+
+#[derive(Debug)]
+struct ActiveBurst {
+    burst: Burst,
+    sent: u64,
+    started_us: u64,
+}
+
+impl Services {
+    /// Opens every service.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut sockets = SocketSet::new(Vec::new());
+        let mut connections = Vec::new();
+        for port in [ECHO_PORT, SINK_PORT, SOURCE_PORT, HTTP_PORT] {
+            for _ in 0..CONNECTIONS {
+                let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER_BYTES]);
+                let mut socket = tcp::Socket::new(buffer(), buffer());
+                socket.set_ack_delay(None);
+                socket.set_nagle_enabled(false);
+                let handle = sockets.add(socket);
+                connections.push(Connection { handle, port, request: Vec::new(), sending: None });
+            }
+        }
+        let mut udp = |port| {
+            let buffer = || {
+                udp::PacketBuffer::new(
+                    vec![udp::PacketMetadata::EMPTY; UDP_BUFFER_DATAGRAMS],
+                    vec![0; UDP_BUFFER_BYTES],
+                )
+            };
+            let mut socket = udp::Socket::new(buffer(), buffer());
+            // Port 0 is the only one refused.
+            let _ = socket.bind(port);
+            sockets.add(socket)
+        };
+        let (udp_echo, udp_sink, udp_burst) = (udp(ECHO_PORT), udp(SINK_PORT), udp(BURST_PORT));
+        Self { sockets, connections, udp_echo, udp_sink, udp_burst, burst: None, scratch: vec![0; 1 << 16] }
+    }
+
+    /// The sockets, for the stack to poll.
+    pub fn sockets(&mut self) -> &mut SocketSet<'static> {
+        &mut self.sockets
+    }
+
+    /// Starts a burst; an unfinished one is forgotten.
+    pub fn start_burst(&mut self, burst: Burst, now_us: u64) {
+        self.burst = Some(ActiveBurst { burst, sent: 0, started_us: now_us });
+    }
+
+    /// Whether a burst is under way, so that the caller must come back within a millisecond.
+    #[must_use]
+    pub fn is_bursting(&self) -> bool {
+        self.burst.is_some()
+    }
+
+    /// Moves bytes in and out of every socket.
+    pub fn serve(&mut self, counters: &Counters, now_us: u64) {
+        for connection in &mut self.connections {
+            connection.serve(self.sockets.get_mut(connection.handle), &mut self.scratch, counters);
+        }
+        self.serve_udp(counters);
+        self.continue_burst(now_us);
+    }
+
+    fn serve_udp(&mut self, counters: &Counters) {
+        let sink = self.sockets.get_mut::<udp::Socket<'_>>(self.udp_sink);
+        while let Ok((payload, _)) = sink.recv() {
+            Counters::add(&counters.udp_sink_datagrams, 1);
+            Counters::add(&counters.udp_sink_bytes, payload.len());
+        }
+        let echo = self.sockets.get_mut::<udp::Socket<'_>>(self.udp_echo);
+        while echo.can_send() {
+            let Ok((length, from)) = echo.recv_slice(&mut self.scratch) else { break };
+            let _ = echo.send_slice(self.scratch.get(..length).unwrap_or_default(), from.endpoint);
+        }
+    }
+
+    /// Sends what is due by now; a full socket delays, it does not drop.
+    fn continue_burst(&mut self, now_us: u64) {
+        let Some(active) = &mut self.burst else { return };
+        let socket = self.sockets.get_mut::<udp::Socket<'_>>(self.udp_burst);
+        let elapsed_us = now_us.saturating_sub(active.started_us);
+        let due = elapsed_us.saturating_mul(active.burst.per_second) / 1_000_000;
+        while active.sent < due.min(active.burst.count) {
+            let Ok(payload) = socket.send(active.burst.payload_bytes, active.burst.to) else { return };
+            // A sequence number first, as far as it fits.
+            for (to, from) in payload.iter_mut().zip(active.sent.to_be_bytes()) {
+                *to = from;
+            }
+            active.sent = active.sent.saturating_add(1);
+        }
+        if active.sent >= active.burst.count {
+            self.burst = None;
+        }
+    }
+}
+
+impl Default for Services {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Connection {
+    fn serve(&mut self, socket: &mut tcp::Socket<'_>, scratch: &mut [u8], counters: &Counters) {
+        if !socket.is_open() || socket.state() == tcp::State::TimeWait {
+            // Ready for the next client at once: a wire need not wait for stray segments.
+            socket.abort();
+            self.request.clear();
+            self.sending = None;
+            let _ = socket.listen(self.port);
+            return;
+        }
+        match self.port {
+            ECHO_PORT => echo(socket, scratch),
+            SINK_PORT => sink(socket, counters),
+            SOURCE_PORT => source(socket, counters),
+            _ => self.http(socket, counters),
+        }
+        if socket.state() == tcp::State::CloseWait && !socket.can_recv() && self.sending.is_none() {
+            socket.close();
+        }
+    }
+
+    fn http(&mut self, socket: &mut tcp::Socket<'_>, counters: &Counters) {
+        if self.sending.is_none() && socket.can_recv() {
+            let request = &mut self.request;
+            let _ = socket.recv(|bytes| (bytes.len(), request.extend_from_slice(bytes)));
+            if self.request.windows(4).any(|end| end == b"\r\n\r\n") {
+                self.sending = Some(Sending::answer(&self.request));
+            } else if self.request.len() > REQUEST_BYTES {
+                socket.abort();
+            }
+        }
+        let Some(sending) = &mut self.sending else { return };
+        while socket.can_send() && !sending.is_done() {
+            let _ = socket.send(|to| (sending.fill(to), ()));
+        }
+        if sending.is_done() {
+            Counters::add(&counters.files_served, 1);
+            self.sending = None;
+            self.request.clear();
+            socket.close();
+        }
+    }
+}
+
+impl Sending {
+    fn answer(request: &[u8]) -> Self {
+        let path = request.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        let path = String::from_utf8_lossy(path);
+        let bytes = match path.strip_prefix("/bytes/") {
+            Some(number) => number.parse().ok(),
+            None => (path == "/file").then_some(pattern::FILE_BYTES),
+        };
+        let (status, bytes) = bytes.map_or(("404 Not Found", 0), |bytes| ("200 OK", bytes));
+        let header = format!("HTTP/1.0 {status}\r\nContent-Length: {bytes}\r\nConnection: close\r\n\r\n");
+        Self { header: header.into_bytes(), offset: 0, end: bytes }
+    }
+
+    fn is_done(&self) -> bool {
+        self.header.is_empty() && self.offset >= self.end
+    }
+
+    /// Writes the next bytes of the answer; returns how many.
+    fn fill(&mut self, to: &mut [u8]) -> usize {
+        if !self.header.is_empty() {
+            let length = self.header.len().min(to.len());
+            for (to, from) in to.iter_mut().zip(self.header.drain(..length)) {
+                *to = from;
+            }
+            return length;
+        }
+        let left = usize::try_from(self.end.saturating_sub(self.offset)).unwrap_or(usize::MAX);
+        let length = left.min(to.len());
+        pattern::fill(self.offset, to.get_mut(..length).unwrap_or_default());
+        self.offset = self.offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        length
+    }
+}
+
+fn echo(socket: &mut tcp::Socket<'_>, scratch: &mut [u8]) {
+    while socket.can_recv() && socket.can_send() {
+        let room = socket.send_capacity().saturating_sub(socket.send_queue()).min(scratch.len());
+        let Ok(length) = socket.recv_slice(scratch.get_mut(..room).unwrap_or_default()) else { return };
+        if length == 0 || socket.send_slice(scratch.get(..length).unwrap_or_default()).is_err() {
+            return;
+        }
+    }
+}
+
+fn sink(socket: &mut tcp::Socket<'_>, counters: &Counters) {
+    while let Ok(length) = socket.recv(|bytes| (bytes.len(), bytes.len())) {
+        if length == 0 {
+            return;
+        }
+        Counters::add(&counters.tcp_sink_bytes, length);
+    }
+}
+
+fn source(socket: &mut tcp::Socket<'_>, counters: &Counters) {
+    while socket.can_send() {
+        let Ok(length) = socket.send(|to| (to.len(), to.len())) else { return };
+        if length == 0 {
+            return;
+        }
+        Counters::add(&counters.tcp_source_bytes, length);
+    }
+}
