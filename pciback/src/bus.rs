@@ -1,0 +1,175 @@
+//! The connection to xen-pciback: handshake, the list of functions, disconnecting.
+
+use alloc::format;
+use alloc::rc::{Rc, Weak};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+use core::time::Duration;
+
+use embassy_futures::select::select;
+use ring::pciif;
+use xen_pv_rt::hyp::{Domid, Instant, Pirq, Platform, Transaction, Watch, XsError, sleep_until};
+use xen_pv_rt::xenbus::{XenbusState, read_number, read_number_or, read_text, write_all};
+
+use crate::ops::OpPage;
+use crate::{BusError, PciDevice, PciError, Sbdf};
+
+/// Our directory: libxl gives a domain one PCI bus, with all its functions on it.
+const FRONTEND: &str = "device/pci/0";
+/// How long the backend may take to connect. It answers within milliseconds unless it is not there.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(20);
+/// How long the backend may take to let go at shutdown.
+const DISCONNECT_DEADLINE: Duration = Duration::from_secs(2);
+/// More functions than libxl puts on one bus; what Dom0 announces beyond is ignored.
+const MAX_FUNCTIONS: u32 = 64;
+
+/// Ports bound to interrupt lines that functions share; empty once the last of them is released.
+type Lines<P> = RefCell<Vec<(Pirq, Weak<P>)>>;
+
+pub(crate) struct Inner<H: Platform> {
+    pub(crate) hyp: H,
+    pub(crate) ops: OpPage<H>,
+    pub(crate) lines: Lines<H::Port>,
+    /// Functions with a [`PciDevice`].
+    pub(crate) taken: RefCell<Vec<Sbdf>>,
+    backend: String,
+    functions: Vec<Sbdf>,
+}
+
+/// The bus that this domain's passed-through functions are on. Cloning gives another handle to it.
+pub struct PciBus<H: Platform>(Rc<Inner<H>>);
+
+impl<H: Platform> Clone for PciBus<H> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<H: Platform> PciBus<H> {
+    /// Connects to xen-pciback and reads which functions were assigned.
+    ///
+    /// # Errors
+    /// [`BusError::NoDevices`] if the domain has none, or what failed.
+    pub async fn connect(hyp: H) -> Result<Self, BusError> {
+        let backend = match read_text(&hyp, &format!("{FRONTEND}/backend")).await {
+            Err(XsError::NoEntry) => return Err(BusError::NoDevices),
+            other => other.map_err(|e| BusError::Xenstore("device/pci/0/backend", e))?,
+        };
+        let domid = read_number(&hyp, &format!("{FRONTEND}/backend-id"))
+            .await
+            .map_err(|e| BusError::Xenstore("device/pci/0/backend-id", e))?;
+        let ops = OpPage::new(hyp.clone(), Domid::from_raw(domid))?;
+        // Published at once: the backend looks for it when it gets as far as Initialised.
+        publish(&hyp, &ops).await.map_err(|e| BusError::Xenstore("device/pci/0", e))?;
+        let deadline = hyp.now().saturating_add(CONNECT_DEADLINE);
+        let state = wait_for(&hyp, &backend, deadline, |state| state >= XenbusState::Connected).await;
+        if state != XenbusState::Connected {
+            return Err(BusError::NotConnected(state));
+        }
+        let functions = functions(&hyp, &backend).await?;
+        if functions.is_empty() {
+            return Err(BusError::NoDevices);
+        }
+        set_state(&hyp, XenbusState::Connected).await.map_err(|e| BusError::Xenstore("device/pci/0/state", e))?;
+        let (lines, taken) = (RefCell::default(), RefCell::default());
+        Ok(Self(Rc::new(Inner { hyp, ops, lines, taken, backend, functions })))
+    }
+
+    /// The functions that were assigned, in the order of `pci=[...]`.
+    pub fn functions(&self) -> &[Sbdf] {
+        &self.0.functions
+    }
+
+    /// Takes a function into use.
+    ///
+    /// # Errors
+    /// [`PciCause::Busy`](crate::PciCause::Busy) if it is in use, [`PciCause::Absent`](crate::PciCause::Absent)
+    /// if it is not there, or what xen-pciback answered.
+    pub fn device(&self, sbdf: Sbdf) -> Result<PciDevice<H>, PciError> {
+        PciDevice::new(self.0.clone(), sbdf)
+    }
+
+    /// Answers requests of the backend. Called from a slow timer.
+    pub fn poll(&self) {
+        if self.0.ops.take_pending() {
+            self.0.ops.decline_aer();
+        }
+    }
+
+    /// Completes when the backend takes the bus away or wants functions added or removed (which this crate
+    /// does not do): the state it was seen in.
+    pub async fn removal(&self) -> XenbusState {
+        let never = Instant::from_nanos(u64::MAX);
+        wait_for(&self.0.hyp, &self.0.backend, never, |state| state != XenbusState::Connected).await
+    }
+
+    /// Closes the connection, at shutdown. Every [`PciDevice`] is to be dropped before.
+    pub async fn disconnect(self) {
+        let hyp = &self.0.hyp;
+        // Nobody is left to report errors to: the domain is going down.
+        let _ = set_state(hyp, XenbusState::Closing).await;
+        let deadline = hyp.now().saturating_add(DISCONNECT_DEADLINE);
+        wait_for(hyp, &self.0.backend, deadline, |state| state != XenbusState::Connected).await;
+        let _ = set_state(hyp, XenbusState::Closed).await;
+    }
+}
+
+async fn set_state<H: Platform>(hyp: &H, state: XenbusState) -> Result<(), XsError> {
+    hyp.write(Transaction::NONE, &format!("{FRONTEND}/state"), state.as_str()).await
+}
+
+async fn publish<H: Platform>(hyp: &H, ops: &OpPage<H>) -> Result<(), XsError> {
+    let keys = [
+        ("pci-op-ref", ops.gref().to_string()),
+        ("event-channel", ops.port().to_string()),
+        ("magic", pciif::MAGIC.to_string()),
+        ("state", XenbusState::Initialised.as_str().to_string()),
+    ];
+    write_all(hyp, &keys.map(|(key, value)| (format!("{FRONTEND}/{key}"), value))).await
+}
+
+/// The backend's state once `done` accepts it, or as it was at the deadline.
+async fn wait_for<H: Platform>(
+    hyp: &H,
+    backend: &str,
+    deadline: Instant,
+    done: impl Fn(XenbusState) -> bool,
+) -> XenbusState {
+    let path = format!("{backend}/state");
+    let Ok(watch) = hyp.watch(&path).await else { return XenbusState::Unknown };
+    let mut state = XenbusState::Unknown;
+    while hyp.now() < deadline {
+        select(watch.next(), sleep_until(hyp, deadline)).await;
+        match hyp.read(Transaction::NONE, &path).await {
+            Ok(value) => state = XenbusState::parse(&value),
+            Err(XsError::NoEntry) => state = XenbusState::Unknown,
+            // Says nothing about the backend; the next event or the deadline decides.
+            Err(_) => continue,
+        }
+        if done(state) {
+            break;
+        }
+    }
+    state
+}
+
+/// The addresses that pciback gave the functions. They may differ from the host's (`dev-N`).
+async fn functions<H: Platform>(hyp: &H, backend: &str) -> Result<Vec<Sbdf>, BusError> {
+    let count: u32 = read_number_or(hyp, &format!("{backend}/num_devs"), 0)
+        .await
+        .map_err(|e| BusError::Xenstore("num_devs of the PCI backend", e))?;
+    let mut functions = Vec::new();
+    for index in 0..count.min(MAX_FUNCTIONS) {
+        match read_text(hyp, &format!("{backend}/vdev-{index}")).await {
+            Ok(text) => match text.parse() {
+                Ok(sbdf) => functions.push(sbdf),
+                Err(_) => return Err(BusError::Xenstore("vdev of the PCI backend", XsError::Malformed)),
+            },
+            // Removed again, or pciback could not export it and said why in Dom0's log.
+            Err(XsError::NoEntry) => {}
+            Err(error) => return Err(BusError::Xenstore("vdev of the PCI backend", error)),
+        }
+    }
+    Ok(functions)
+}

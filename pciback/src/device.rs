@@ -1,0 +1,362 @@
+//! One function in use: configuration space, registers, reset.
+//!
+//! `pci_types` gives the meaning of ids and command bits. Its `ConfigRegionAccess` is not implemented here:
+//! its methods are `unsafe`, cannot report errors, and its capability walk trusts the device to end it.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::time::Duration;
+
+use pci_types::CommandRegister;
+use pci_types::device_type::DeviceType;
+use ring::pciif::OpRequest;
+use xen_pv_rt::hyp::{Maddr, Platform, sleep};
+
+use crate::bar::{self, Bar};
+use crate::bus::Inner;
+use crate::{InterruptKind, Interrupts, PciCause, PciError, Sbdf};
+
+/// Offsets in configuration space. PCI Local Bus 3.0, 6.1 and 6.7.
+mod reg {
+    pub(super) const VENDOR_ID: u16 = 0x00;
+    pub(super) const DEVICE_ID: u16 = 0x02;
+    pub(super) const COMMAND: u16 = 0x04;
+    pub(super) const STATUS: u16 = 0x06;
+    pub(super) const CLASS: u16 = 0x08;
+    pub(super) const BAR0: u16 = 0x10;
+    pub(super) const CAPABILITIES: u16 = 0x34;
+    pub(super) const FIRST_CAPABILITY: u16 = 0x40;
+}
+
+/// Capability of PCI Express functions.
+const CAP_EXPRESS: u8 = 0x10;
+/// More capabilities than fit into 192 bytes: a longer list is a loop.
+const MAX_CAPABILITIES: usize = 48;
+/// The bits of an address within a page.
+const PAGE_MASK: u64 = 0xfff;
+/// What a function is given to finish a reset. PCI Express 3.0, 6.6.2.
+const RESET_TIME: Duration = Duration::from_millis(100);
+
+/// An entry of the capability list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// What it is.
+    pub id: u8,
+    /// Where it starts in configuration space, 0x40 to 0xfc.
+    pub offset: u16,
+}
+
+/// A passed-through function in use. Dropping it stops its bus mastering and lets it be taken again.
+pub struct PciDevice<H: Platform> {
+    bus: Rc<Inner<H>>,
+    sbdf: Sbdf,
+    vendor: u16,
+    device: u16,
+    /// What [`Interrupts`] exist, so that they are neither enabled nor disabled twice.
+    interrupts: Rc<Cell<Option<InterruptKind>>>,
+    /// The BARs, once they were sized.
+    bars: Cell<Option<[Option<Bar>; 6]>>,
+}
+
+const fn bar_offset(index: u8) -> u16 {
+    let [low, high] = [index.saturating_mul(4), 0];
+    reg::BAR0.saturating_add(u16::from_le_bytes([low, high]))
+}
+
+impl<H: Platform> PciDevice<H> {
+    pub(crate) fn new(bus: Rc<Inner<H>>, sbdf: Sbdf) -> Result<Self, PciError> {
+        if bus.taken.borrow().contains(&sbdf) {
+            return Err(PciError { sbdf, cause: PciCause::Busy });
+        }
+        bus.taken.borrow_mut().push(sbdf);
+        let mut this = Self { bus, sbdf, vendor: 0, device: 0, interrupts: Rc::default(), bars: Cell::new(None) };
+        this.vendor = this.read16(reg::VENDOR_ID)?;
+        this.device = this.read16(reg::DEVICE_ID)?;
+        if this.vendor == 0xffff { Err(this.error(PciCause::Absent)) } else { Ok(this) }
+    }
+
+    /// Its address.
+    pub fn sbdf(&self) -> Sbdf {
+        self.sbdf
+    }
+    /// Vendor id.
+    pub fn vendor_id(&self) -> u16 {
+        self.vendor
+    }
+    /// Device id.
+    pub fn device_id(&self) -> u16 {
+        self.device
+    }
+    /// What kind of device it says it is.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn device_type(&self) -> Result<DeviceType, PciError> {
+        let [_, _, sub, base] = self.read32(reg::CLASS)?.to_le_bytes();
+        Ok(DeviceType::from((base, sub)))
+    }
+    /// The platform it was found through, for its driver's clock and DMA memory.
+    pub fn platform(&self) -> &H {
+        &self.bus.hyp
+    }
+
+    /// An error of this function.
+    pub fn error(&self, cause: PciCause) -> PciError {
+        PciError { sbdf: self.sbdf, cause }
+    }
+
+    pub(crate) fn call(&self, request: OpRequest) -> Result<u32, PciError> {
+        self.bus.ops.call(&request).map(|reply| reply.value).map_err(|cause| self.error(cause))
+    }
+    pub(crate) fn bus(&self) -> &Rc<Inner<H>> {
+        &self.bus
+    }
+    pub(crate) fn interrupts(&self) -> &Rc<Cell<Option<InterruptKind>>> {
+        &self.interrupts
+    }
+
+    /// Reads a byte of configuration space.
+    ///
+    /// # Errors
+    /// [`PciCause::NoAnswer`] or [`PciCause::Refused`].
+    pub fn read8(&self, offset: u16) -> Result<u8, PciError> {
+        let [byte, ..] = self.read(offset, 1)?.to_le_bytes();
+        Ok(byte)
+    }
+    /// Reads 16 bits of configuration space.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn read16(&self, offset: u16) -> Result<u16, PciError> {
+        let [low, high, ..] = self.read(offset, 2)?.to_le_bytes();
+        Ok(u16::from_le_bytes([low, high]))
+    }
+    /// Reads 32 bits of configuration space.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn read32(&self, offset: u16) -> Result<u32, PciError> {
+        self.read(offset, 4)
+    }
+    /// Writes 16 bits of configuration space. pciback drops writes to most fields without a word.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn write16(&self, offset: u16, value: u16) -> Result<(), PciError> {
+        self.write(offset, 2, value.into())
+    }
+    /// Writes 32 bits of configuration space. pciback drops writes to most fields without a word.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn write32(&self, offset: u16, value: u32) -> Result<(), PciError> {
+        self.write(offset, 4, value)
+    }
+
+    fn read(&self, offset: u16, size: u8) -> Result<u32, PciError> {
+        self.call(OpRequest::config_read(self.function(), offset, size))
+    }
+    fn write(&self, offset: u16, size: u8, value: u32) -> Result<(), PciError> {
+        self.call(OpRequest::config_write(self.function(), offset, size, value)).map(drop)
+    }
+    pub(crate) fn function(&self) -> ring::pciif::Function {
+        self.sbdf.into()
+    }
+
+    /// Calls `visit` for each capability until it returns something.
+    ///
+    /// The list is the device's: a loop, or a pointer outside of the area for capabilities, ends it.
+    ///
+    /// # Errors
+    /// What reading gave, or what `visit` gave.
+    pub fn find_capability<T>(
+        &self,
+        mut visit: impl FnMut(Capability) -> Result<Option<T>, PciError>,
+    ) -> Result<Option<T>, PciError> {
+        /// Status register: there is a list.
+        const HAS_LIST: u16 = 1 << 4;
+        if self.read16(reg::STATUS)? & HAS_LIST == 0 {
+            return Ok(None);
+        }
+        let mut offset = u16::from(self.read8(reg::CAPABILITIES)?) & !3;
+        for _ in 0..MAX_CAPABILITIES {
+            if offset < reg::FIRST_CAPABILITY {
+                break;
+            }
+            let [id, next] = self.read16(offset)?.to_le_bytes();
+            if let Some(found) = visit(Capability { id, offset })? {
+                return Ok(Some(found));
+            }
+            offset = u16::from(next) & !3;
+        }
+        Ok(None)
+    }
+
+    /// Where the capability with that id starts.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn capability(&self, id: u8) -> Result<Option<u16>, PciError> {
+        self.find_capability(|cap| Ok((cap.id == id).then_some(cap.offset)))
+    }
+
+    /// The function's BARs, by number. The slot that a wide BAR takes up in addition is `None`.
+    ///
+    /// # Errors
+    /// [`PciCause::Bar`] if one of them is impossible or overlaps another, or as [`read8`](Self::read8).
+    pub fn bars(&self) -> Result<[Option<Bar>; 6], PciError> {
+        if let Some(bars) = self.bars.get() {
+            return Ok(bars);
+        }
+        let mut bars = [None; 6];
+        let mut upper_half = false;
+        for index in 0..6_u8 {
+            if core::mem::take(&mut upper_half) {
+                continue;
+            }
+            let bar = self.read_bar(index)?;
+            if bar.is_some_and(|bar| bars.iter().flatten().any(|other| bar::overlap(*other, bar))) {
+                return Err(self.error(PciCause::Bar(index, "overlaps another")));
+            }
+            upper_half = matches!(bar, Some(Bar::Memory { wide: true, .. }));
+            if let Some(slot) = bars.get_mut(usize::from(index)) {
+                *slot = bar;
+            }
+        }
+        self.bars.set(Some(bars));
+        Ok(bars)
+    }
+
+    fn read_bar(&self, index: u8) -> Result<Option<Bar>, PciError> {
+        let (low, low_sized) = self.size_bar(index)?;
+        let (value, sized) = if bar::is_wide(low) {
+            let (high, high_sized) = self.size_bar(index.saturating_add(1))?;
+            (u64::from(high) << 32 | u64::from(low), u64::from(high_sized) << 32 | u64::from(low_sized))
+        } else {
+            (u64::from(low), u64::from(low_sized))
+        };
+        bar::decode(value, sized).map_err(|what| self.error(PciCause::Bar(index, what)))
+    }
+
+    /// A BAR slot's value, and what it reads back after all ones. pciback stages that one write and keeps the
+    /// real register as it is, so this is safe while the function decodes.
+    fn size_bar(&self, index: u8) -> Result<(u32, u32), PciError> {
+        if index > 5 {
+            return Err(self.error(PciCause::Bar(index, "does not exist")));
+        }
+        let offset = bar_offset(index);
+        let value = self.read32(offset)?;
+        self.write32(offset, u32::MAX)?;
+        let sized = self.read32(offset)?;
+        self.write32(offset, value)?;
+        Ok((value, sized))
+    }
+
+    /// Maps BAR `index`, which has to be at least `min_len` bytes long.
+    ///
+    /// # Errors
+    /// [`PciCause::Bar`] unless it is a memory BAR of that length that starts on a page, or as
+    /// [`bars`](Self::bars); [`PciCause::Map`] if Xen refuses.
+    pub fn map_bar(&self, index: u8, min_len: usize) -> Result<H::Region, PciError> {
+        let fault = |what| Err(self.error(PciCause::Bar(index, what)));
+        let bars = self.bars()?;
+        let Some(bar) = bars.get(usize::from(index)).copied().flatten() else { return fault("is not there") };
+        let Bar::Memory { base, len, .. } = bar else { return fault("is not in memory space") };
+        let Ok(len) = usize::try_from(len) else { return fault("is too large") };
+        if len < min_len {
+            return fault("is too small");
+        }
+        // A page that starts with another device's registers must not be mapped here: XSA-461.
+        if base & PAGE_MASK != 0 {
+            return fault("does not start on a page");
+        }
+        self.bus.hyp.map_mmio(Maddr::from_raw(base), len).map_err(|e| self.error(PciCause::Map(index, e)))
+    }
+
+    /// Makes the function answer to its memory BARs. Its DMA stays off: a previous owner may have left it
+    /// running, and its driver has not reset it yet.
+    ///
+    /// # Errors
+    /// [`PciCause::Command`] if pciback did not let it happen, or as [`read8`](Self::read8).
+    pub fn enable_memory(&self) -> Result<(), PciError> {
+        self.set_command(CommandRegister::MEMORY_ENABLE, "memory decoding")
+    }
+
+    /// Lets the function do DMA. To be called when the driver has reset it.
+    ///
+    /// # Errors
+    /// As [`enable_memory`](Self::enable_memory).
+    pub fn enable_bus_master(&self) -> Result<(), PciError> {
+        self.set_command(CommandRegister::BUS_MASTER_ENABLE, "bus mastering")
+    }
+
+    fn set_command(&self, bit: CommandRegister, what: &'static str) -> Result<(), PciError> {
+        let command = self.read16(reg::COMMAND)?;
+        self.write16(reg::COMMAND, command | bit.bits())?;
+        let now = CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?);
+        if now.contains(bit) { Ok(()) } else { Err(self.error(PciCause::Command(what))) }
+    }
+
+    /// Stops the function's DMA.
+    ///
+    /// # Errors
+    /// As [`read8`](Self::read8).
+    pub fn disable_bus_master(&self) -> Result<(), PciError> {
+        let command = CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?);
+        self.write16(reg::COMMAND, command.difference(CommandRegister::BUS_MASTER_ENABLE).bits())
+    }
+
+    /// Sets up interrupts: MSI-X with up to `wanted` vectors, else MSI, else the interrupt line.
+    ///
+    /// Memory decoding has to be enabled.
+    ///
+    /// # Errors
+    /// [`PciCause::NoInterrupt`] if none of them works, [`PciCause::Busy`] if they exist already.
+    pub fn enable_interrupts(&self, wanted: u16) -> Result<Interrupts<H>, PciError> {
+        Interrupts::enable(self, wanted)
+    }
+
+    /// Resets the function by PCI Express function level reset.
+    ///
+    /// In addition to the driver's own reset, for a function that does not react to that: libxl has tried this
+    /// before it gave the device to us, and pciback only lets it happen in `permissive` mode.
+    ///
+    /// # Errors
+    /// [`PciCause::NoReset`] if the function cannot, or pciback did not let it.
+    pub async fn function_level_reset(&self) -> Result<(), PciError> {
+        const CAPABLE: u32 = 1 << 28;
+        const START: u16 = 1 << 15;
+        let cap = self.capability(CAP_EXPRESS)?.ok_or(self.error(PciCause::NoReset))?;
+        if self.read32(cap.saturating_add(4))? & CAPABLE == 0 {
+            return Err(self.error(PciCause::NoReset));
+        }
+        let control = cap.saturating_add(8);
+        let value = self.read16(control)?;
+        let mut slots = [0; 6];
+        for (index, slot) in (0..).zip(&mut slots) {
+            *slot = self.read32(bar_offset(index))?;
+        }
+        self.write16(control, value | START)?;
+        sleep(&self.bus.hyp, RESET_TIME).await;
+        if self.read16(reg::VENDOR_ID)? != self.vendor {
+            return Err(self.error(PciCause::Absent));
+        }
+        // The reset has cleared these; pciback lets a BAR's own value be restored, and its idea of the command
+        // register is refreshed by going through off.
+        for (index, slot) in (0..).zip(slots) {
+            self.write32(bar_offset(index), slot)?;
+        }
+        self.write16(reg::COMMAND, 0)?;
+        self.enable_memory()
+    }
+}
+
+impl<H: Platform> Drop for PciDevice<H> {
+    fn drop(&mut self) {
+        // If pciback no longer answers there is nothing to be done, and Dom0 resets the device anyway.
+        if self.vendor != 0 && self.vendor != 0xffff {
+            let _ = self.disable_bus_master();
+        }
+        self.bus.taken.borrow_mut().retain(|sbdf| *sbdf != self.sbdf);
+    }
+}

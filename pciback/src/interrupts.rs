@@ -1,0 +1,210 @@
+//! Interrupts of a function as event channels: MSI-X, else MSI, else the interrupt line.
+//!
+//! For MSI and MSI-X, pciback programs the function and answers with Xen's number for each interrupt (pirq);
+//! for the line, the number is in the interrupt line register. Either way an event channel is bound to it.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::Cell;
+use core::fmt;
+
+use ring::pciif::OpRequest;
+use xen_pv_rt::hyp::{Pirq, Platform};
+
+use crate::bus::Inner;
+use crate::{PciCause, PciDevice, PciError, Sbdf};
+
+/// Capability id of MSI.
+const CAP_MSI: u8 = 0x05;
+/// Capability id of MSI-X.
+const CAP_MSIX: u8 = 0x11;
+/// Interrupt line and pin registers. PCI Local Bus 3.0, 6.2.4.
+const INTERRUPT_LINE: u16 = 0x3c;
+const INTERRUPT_PIN: u16 = 0x3d;
+
+/// How a function interrupts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InterruptKind {
+    /// MSI-X.
+    MsiX,
+    /// One MSI.
+    Msi,
+    /// The interrupt line: level triggered, perhaps shared, and quiet until [`Interrupts::eoi`].
+    Intx,
+}
+
+impl fmt::Display for InterruptKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MsiX => "MSI-X",
+            Self::Msi => "MSI",
+            Self::Intx => "INTx",
+        })
+    }
+}
+
+/// The interrupts of a function. Dropping them unbinds the ports and has pciback disable them.
+pub struct Interrupts<H: Platform> {
+    bus: Rc<Inner<H>>,
+    sbdf: Sbdf,
+    kind: InterruptKind,
+    ports: Vec<Rc<H::Port>>,
+    state: Rc<Cell<Option<InterruptKind>>>,
+}
+
+impl<H: Platform> Interrupts<H> {
+    pub(crate) fn enable(device: &PciDevice<H>, wanted: u16) -> Result<Self, PciError> {
+        if device.interrupts().get().is_some() {
+            return Err(device.error(PciCause::Busy));
+        }
+        let mut why = "the function has none";
+        for attempt in [Self::msix, Self::msi, Self::line] {
+            match attempt(device, wanted) {
+                Ok(Some(interrupts)) => return Ok(interrupts),
+                Ok(None) => {}
+                Err(Failure::Backend(error)) if error.cause == PciCause::NoAnswer => return Err(error),
+                Err(Failure::Backend(error)) => {
+                    log::warn!("{error}");
+                    why = "xen-pciback refused";
+                }
+                Err(Failure::Other(what)) => {
+                    log::warn!("PCI device {}: {what}", device.sbdf());
+                    why = what;
+                }
+            }
+        }
+        Err(device.error(PciCause::NoInterrupt(why)))
+    }
+
+    /// How the function interrupts.
+    pub fn kind(&self) -> InterruptKind {
+        self.kind
+    }
+
+    /// The ports: one per vector with MSI-X, at least one.
+    ///
+    /// Functions that share an interrupt line share the port too: when it is pending, look at all of them.
+    pub fn ports(&self) -> &[Rc<H::Port>] {
+        &self.ports
+    }
+
+    /// Tests and clears the pending bits of all ports.
+    pub fn take_pending(&self) -> bool {
+        // Not `any`, which stops at the first: the others' bits are to be cleared as well.
+        self.ports.iter().filter(|port| self.bus.hyp.take_pending(port)).count() > 0
+    }
+
+    /// Lets the line interrupt again, to be called when the function no longer asserts it. Cheap if Xen does
+    /// not ask for it.
+    pub fn eoi(&self) {
+        for port in &self.ports {
+            self.bus.hyp.eoi(port);
+        }
+    }
+
+    fn msix(device: &PciDevice<H>, wanted: u16) -> Result<Option<Self>, Failure> {
+        let Some(cap) = device.capability(CAP_MSIX)? else { return Ok(None) };
+        let table = (device.read16(cap.saturating_add(2))? & 0x7ff).saturating_add(1);
+        let count = wanted.min(table).min(ring::pciif::MAX_VECTORS);
+        if count == 0 {
+            return Ok(None);
+        }
+        let reply = match device.bus().ops.call(&OpRequest::enable_msix(device.function(), count)) {
+            Ok(reply) => reply,
+            Err(cause) => return Err(Failure::Backend(device.error(cause))),
+        };
+        // A positive value says how many there are when there are too few; then nothing was enabled.
+        if reply.value != 0 {
+            return Err(Failure::Other("too few MSI-X vectors"));
+        }
+        let this = Self::enabled(device, InterruptKind::MsiX);
+        let pirqs: Vec<u16> = reply.vectors().take(count.into()).collect();
+        let distinct = pirqs.iter().enumerate().all(|(i, pirq)| !pirqs.iter().take(i).any(|other| other == pirq));
+        if !distinct || pirqs.iter().any(|pirq| matches!(pirq, 0 | 0xffff)) {
+            return Err(Failure::Other("xen-pciback answered with impossible MSI-X vectors"));
+        }
+        this.bind(pirqs.into_iter().map(u32::from)).map(Some)
+    }
+
+    fn msi(device: &PciDevice<H>, _wanted: u16) -> Result<Option<Self>, Failure> {
+        if device.capability(CAP_MSI)?.is_none() {
+            return Ok(None);
+        }
+        let pirq = device.call(OpRequest::enable_msi(device.function()))?;
+        let this = Self::enabled(device, InterruptKind::Msi);
+        if pirq == 0 || pirq > 0xffff {
+            return Err(Failure::Other("xen-pciback answered with an impossible MSI"));
+        }
+        this.bind([pirq].into_iter()).map(Some)
+    }
+
+    fn line(device: &PciDevice<H>, _wanted: u16) -> Result<Option<Self>, Failure> {
+        let (line, pin) = (device.read8(INTERRUPT_LINE)?, device.read8(INTERRUPT_PIN)?);
+        if pin == 0 || matches!(line, 0 | 0xff) {
+            return Ok(None);
+        }
+        let pirq = Pirq::from_raw(line.into());
+        let mut this = Self::enabled(device, InterruptKind::Intx);
+        let mut lines = device.bus().lines.borrow_mut();
+        lines.retain(|(_, port)| port.strong_count() > 0);
+        let known = lines.iter().find(|(other, _)| *other == pirq).and_then(|(_, port)| port.upgrade());
+        let port = match known {
+            Some(port) => port,
+            None => {
+                let bound = device.bus().hyp.bind_pirq(pirq, true);
+                let port = Rc::new(bound.map_err(|_| Failure::Other("the interrupt line could not be bound"))?);
+                lines.push((pirq, Rc::downgrade(&port)));
+                port
+            }
+        };
+        this.ports.push(port);
+        Ok(Some(this))
+    }
+
+    /// From here on, dropping the value disables what pciback has enabled.
+    fn enabled(device: &PciDevice<H>, kind: InterruptKind) -> Self {
+        let state = device.interrupts().clone();
+        state.set(Some(kind));
+        Self { bus: device.bus().clone(), sbdf: device.sbdf(), kind, ports: Vec::new(), state }
+    }
+
+    fn bind(mut self, pirqs: impl Iterator<Item = u32>) -> Result<Self, Failure> {
+        for pirq in pirqs {
+            match self.bus.hyp.bind_pirq(Pirq::from_raw(pirq), false) {
+                Ok(port) => self.ports.push(Rc::new(port)),
+                Err(_) => return Err(Failure::Other("an MSI could not be bound to an event channel")),
+            }
+        }
+        Ok(self)
+    }
+}
+
+impl<H: Platform> Drop for Interrupts<H> {
+    fn drop(&mut self) {
+        // Ports first: pciback's disabling ends the pirqs behind them.
+        self.ports.clear();
+        let function = self.sbdf.into();
+        let request = match self.kind {
+            InterruptKind::MsiX => Some(OpRequest::disable_msix(function)),
+            InterruptKind::Msi => Some(OpRequest::disable_msi(function)),
+            InterruptKind::Intx => None,
+        };
+        if let Some(Err(cause)) = request.map(|request| self.bus.ops.call(&request)) {
+            log::warn!("{}", PciError { sbdf: self.sbdf, cause });
+        }
+        self.state.set(None);
+    }
+}
+
+enum Failure {
+    /// A request to pciback failed.
+    Backend(PciError),
+    /// Anything else.
+    Other(&'static str),
+}
+
+impl From<PciError> for Failure {
+    fn from(error: PciError) -> Self {
+        Self::Backend(error)
+    }
+}
