@@ -1,0 +1,152 @@
+//! The transmit ring.
+//!
+//! Descriptors are written as frames come and shown to the card with one write of the tail per batch. The
+//! card is asked to report the last descriptor of each batch only, and what it reports is read from the
+//! descriptor, so that nothing here reads a register.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use xen_pv_rt::hyp::{Dma, DmaRing, Mmio};
+
+use super::desc::{Context, DD, EOP, Offload, RING, RS, words};
+use super::regs::{Reg, Registers};
+use crate::frame::Frame;
+use crate::nic::NicError;
+
+pub(super) struct TxRing {
+    ring: Rc<DmaRing>,
+    /// A frame stays here, at its last descriptor, until the card has sent it.
+    slots: Vec<Option<Frame>>,
+    /// The next descriptor to write.
+    next: u8,
+    /// The oldest descriptor that is not known to be done.
+    clean: u8,
+    /// What the card was shown.
+    shown: u8,
+    /// The last descriptors of batches, oldest first: where reports are due.
+    reports: heapless::Deque<u8, RING>,
+    /// The context that the card has.
+    context: Option<Context>,
+}
+
+impl TxRing {
+    pub(super) fn new(dma: &impl Dma) -> Result<Self, NicError> {
+        let ring = Rc::new(dma.dma_ring(1).map_err(|_| NicError::NoMemory)?);
+        let slots = (0..RING).map(|_| None).collect();
+        Ok(Self { ring, slots, next: 0, clean: 0, shown: 0, reports: heapless::Deque::new(), context: None })
+    }
+
+    /// Drops what is queued and programs the card, which has been reset. How many frames were dropped.
+    pub(super) fn start<R: Mmio>(&mut self, regs: &Registers<R>) -> u64 {
+        let lost = self.slots.iter_mut().filter_map(Option::take).count();
+        (self.next, self.clean, self.shown, self.context) = (0, 0, 0, None);
+        self.reports.clear();
+        let [a, b, c, d, e, f, g, h] = self.ring.maddr().into_raw().to_le_bytes();
+        regs.write(Reg::TDBAL, u32::from_le_bytes([a, b, c, d]));
+        regs.write(Reg::TDBAH, u32::from_le_bytes([e, f, g, h]));
+        regs.write(Reg::TDLEN, u32::try_from(self.ring.len()).unwrap_or(0));
+        regs.write(Reg::TDH, 0);
+        regs.write(Reg::TDT, 0);
+        u64::try_from(lost).unwrap_or(u64::MAX)
+    }
+
+    /// Descriptors that may be written: one stays unused, so that full and empty differ.
+    pub(super) fn free(&self) -> usize {
+        usize::from(u8::MAX.wrapping_sub(self.used()))
+    }
+
+    /// Descriptors that are not known to be done.
+    pub(super) fn used(&self) -> u8 {
+        self.next.wrapping_sub(self.clean)
+    }
+
+    /// Whether a report is due.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.reports.is_empty()
+    }
+
+    fn put(&mut self, low: u64, high: u64) -> u8 {
+        let index = self.next;
+        let (first, second) = words(index);
+        let ring = self.ring.dwords();
+        if let (Some(first), Some(second)) = (ring.get(first), ring.get(second)) {
+            first.store(low, Ordering::Relaxed);
+            second.store(high, Ordering::Relaxed);
+        }
+        self.next = index.wrapping_add(1);
+        index
+    }
+
+    /// Queues a frame.
+    ///
+    /// # Errors
+    /// Gives it back if there are too few free descriptors.
+    pub(super) fn push(&mut self, frame: Frame, offload: Offload) -> Result<(), Frame> {
+        let context = offload.context.filter(|context| self.context != Some(*context));
+        let needed = frame.segment_count().saturating_add(usize::from(context.is_some()));
+        if needed > self.free() {
+            return Err(frame);
+        }
+        if let Some(context) = context {
+            self.put(context.low, context.high);
+            self.context = Some(context);
+        }
+        let count = frame.segment_count();
+        let mut last = self.next;
+        for (number, segment) in (1..).zip(frame.segments()) {
+            let end = if number == count { EOP } else { 0 };
+            let address = segment.buf.maddr().wrapping_add(segment.offset.into()).into_raw();
+            last = self.put(address, offload.data(segment.len) | end);
+        }
+        if let Some(slot) = self.slots.get_mut(usize::from(last)) {
+            *slot = Some(frame);
+        }
+        Ok(())
+    }
+
+    /// Shows the card what was queued since the last time. Whether there was anything.
+    pub(super) fn flush<R: Mmio>(&mut self, regs: &Registers<R>) -> bool {
+        if self.shown == self.next {
+            return false;
+        }
+        let last = self.next.wrapping_sub(1);
+        if let Some(word) = self.ring.dwords().get(words(last).1) {
+            word.store(word.load(Ordering::Relaxed) | RS, Ordering::Relaxed);
+        }
+        // There is room: no descriptor is in it twice.
+        let _ = self.reports.push_back(last);
+        self.shown = self.next;
+        regs.write(Reg::TDT, self.next.into());
+        true
+    }
+
+    /// Lets go of frames that the card has sent: how many frames and bytes.
+    pub(super) fn reclaim(&mut self) -> (u64, u64) {
+        let (mut frames, mut bytes) = (0_u64, 0_u64);
+        while let Some(&report) = self.reports.front() {
+            let word = self.ring.dwords().get(words(report).1);
+            // Acquire: the buffers are reused after the card said that it has read them.
+            if word.is_none_or(|word| word.load(Ordering::Acquire) & DD == 0) {
+                break;
+            }
+            self.reports.pop_front();
+            let end = report.wrapping_add(1);
+            while self.clean != end {
+                if let Some(frame) = self.slots.get_mut(usize::from(self.clean)).and_then(Option::take) {
+                    frames = frames.wrapping_add(1);
+                    bytes = bytes.wrapping_add(u64::try_from(frame.len()).unwrap_or(0));
+                }
+                self.clean = self.clean.wrapping_add(1);
+            }
+        }
+        (frames, bytes)
+    }
+
+    /// Keeps the memory allocated for ever: the card may still read it.
+    pub(super) fn leak(&mut self) {
+        core::mem::forget(self.ring.clone());
+        core::mem::forget(core::mem::take(&mut self.slots));
+    }
+}
