@@ -55,12 +55,6 @@ pub(super) fn to_system_time(at: Instant) -> u64 {
     at.as_nanos().saturating_add(BOOT.load(Ordering::Relaxed))
 }
 
-/// The control plane's deadline, which this uses up.
-pub(super) fn take_wake_at() -> Option<Instant> {
-    let at = WAKE_AT.swap(u64::MAX, Ordering::Relaxed);
-    (at != u64::MAX).then(|| Instant::from_nanos(at))
-}
-
 impl Clock for Xen {
     fn now(&self) -> Instant {
         Instant::from_nanos(u64::try_from(since_boot().as_nanos()).unwrap_or(u64::MAX))
@@ -68,5 +62,10 @@ impl Clock for Xen {
 
     fn wake_at(&self, at: Instant) {
         WAKE_AT.fetch_min(at.as_nanos(), Ordering::Relaxed);
+    }
+
+    fn take_wake_at(&self) -> Option<Instant> {
+        let at = WAKE_AT.swap(u64::MAX, Ordering::Relaxed);
+        (at != u64::MAX).then(|| Instant::from_nanos(at))
     }
 }

@@ -6,8 +6,6 @@
 
 use core::arch::{global_asm, naked_asm};
 
-/// Where the domain builder puts pfn 0. With 0, a virtual address in the linear map is `pfn * 4096`.
-pub(super) const VIRT_BASE: u64 = 0;
 
 macro_rules! note {
     ($kind:literal, quad $value:literal) => {

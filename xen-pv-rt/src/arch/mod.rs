@@ -1,7 +1,6 @@
 //! The implementation of [`hyp`](crate::hyp) on Xen, for a PV guest on x86-64.
 //!
-//! A domain image implements [`Domain`] by a function `fn(Xen, &str) -> Exit` under the symbol that
-//! [`boot`](self::boot) calls; everything before that (console, memory, traps, clock, grants, xenstore) is
+//! A domain image provides `fn domain_main(Xen, &str) -> Exit`, which `boot` calls by that symbol; everything before that (console, memory, traps, clock, grants, xenstore) is
 //! set up here.
 
 #![expect(
@@ -36,23 +35,11 @@ pub use events::XenPort;
 pub use grants::{GrantedPage, MappedPage};
 pub use memory::{MemoryUse, memory_use};
 
-use crate::hyp::Instant;
-
 /// The hypervisor: a handle without contents, for the one vCPU.
 #[derive(Clone, Copy, Debug)]
 pub struct Xen(());
 
 impl Xen {
-    /// Exchanges bytes with xenstored. Returns whether the control plane's tasks have something to see.
-    pub fn poll_xenstore(&self) -> bool {
-        store::poll()
-    }
-
-    /// The time by which a task wants to be polled; asking uses the answer up.
-    pub fn take_wake_at(&self) -> Option<Instant> {
-        clock::take_wake_at()
-    }
-
     /// Panics if the stack has nearly run out. To be called once per turn of the event loop.
     pub fn check_stack(&self) {
         stack::check();

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::sync::atomic::AtomicU32;
 
-use crate::hyp::{EventChannels, PAGE_SIZE, Transaction, Xenstore, XsError};
+use crate::hyp::{EventChannels, Instant, PAGE_SIZE, Transaction, Xenstore, XsError};
 use crate::xenstore::{Client, WatchHandle, XsRing};
 
 use super::abi::{PAGE_SHIFT, StartInfo};
@@ -48,16 +48,15 @@ fn client() -> Result<Client<StoreRing>, XsError> {
     CLIENT.0.borrow().clone().ok_or(XsError::Other)
 }
 
-/// Moves bytes both ways. Returns whether a task has something to see.
-pub(super) fn poll() -> bool {
-    client().is_ok_and(|client| {
-        Xen(()).take_pending(&client.ring().port);
-        client.poll()
-    })
-}
-
 impl Xenstore for Xen {
     type Watch = WatchHandle<StoreRing>;
+
+    fn poll(&self, now: Instant) -> bool {
+        client().is_ok_and(|client| {
+            self.take_pending(&client.ring().port);
+            client.poll(now)
+        })
+    }
 
     async fn read(&self, t: Transaction, path: &str) -> Result<Vec<u8>, XsError> {
         client()?.read(t, path).await

@@ -38,6 +38,8 @@ pub trait Clock {
     ///
     /// Several requests combine to the earliest; one round of polling uses the request up.
     fn wake_at(&self, at: Instant);
+    /// The earliest of those requests, which asking uses up. For the event loop.
+    fn take_wake_at(&self) -> Option<Instant>;
 }
 
 /// Completes at `at`.

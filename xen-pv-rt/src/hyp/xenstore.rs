@@ -10,6 +10,8 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::future::Future;
 
+use super::Instant;
+
 /// Why an operation failed: xenstored's answer, or what was wrong before it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum XsError {
@@ -87,6 +89,10 @@ pub trait Xenstore {
     /// A registered watch.
     type Watch: Watch + 'static;
 
+    /// Exchanges bytes with xenstored, without waiting. Called by the event loop; returns whether the control
+    /// plane's tasks have something to see.
+    /// `now` is monotonic time: events that were not read for long may have been dropped.
+    fn poll(&self, now: Instant) -> bool;
     /// Reads a node's value.
     fn read(&self, t: Transaction, path: &str) -> impl Future<Output = Result<Vec<u8>, XsError>>;
     /// Writes a node, creating it and its parents as needed.
