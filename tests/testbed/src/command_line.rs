@@ -1,17 +1,16 @@
 //! The harness's command line.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::bed::{BedConfig, Driver, FIRST_SLOT, images};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
+use crate::scenario::{self, Tally};
 use crate::wire::{Wire, WireConfig};
-
-/// Slot of the first NIC on PCI bus 0.
-const FIRST_SLOT: u8 = 3;
 
 /// Boots real Xen in QEMU and runs the system tests.
 #[derive(Debug, Parser)]
@@ -25,6 +24,8 @@ pub struct Arguments {
 enum Command {
     /// Boots, runs commands in Dom0, prints their output and every console's log, ends QEMU.
     Boot(Boot),
+    /// Runs the system tests on real Xen.
+    Test(Test),
 }
 
 /// What every command needs to boot.
@@ -39,6 +40,27 @@ struct Common {
     /// More of Xen's command line.
     #[arg(long, default_value = "")]
     xen_options: String,
+}
+
+#[derive(Debug, Args)]
+struct Test {
+    #[command(flatten)]
+    common: Common,
+    /// Cards to test, one machine each.
+    #[arg(long, default_values = ["e1000", "virtio"])]
+    nic: Vec<NicModel>,
+    /// Only scenarios whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Who drives the card.
+    #[arg(long, default_value = "bulkhead")]
+    driver: Driver,
+    /// The domain image under test.
+    #[arg(long, default_value = "out/netback-dom")]
+    image: PathBuf,
+    /// Both Xen releases, whatever --xen says.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -69,12 +91,28 @@ struct Boot {
 pub fn execute(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         Command::Boot(boot) => execute_boot(boot),
+        Command::Test(test) => Ok(execute_test(test)),
     }
 }
 
-/// The folder with the images of one Xen release.
-fn images(xen: &str) -> PathBuf {
-    Path::new("out/testbed").join(xen)
+fn execute_test(test: &Test) -> bool {
+    let releases: Vec<&str> = if test.all { vec!["4.20", "4.17"] } else { vec![&test.common.xen] };
+    let mut tally = Tally::default();
+    for xen in releases {
+        for nic in &test.nic {
+            let config = BedConfig {
+                xen: xen.to_owned(),
+                nic: *nic,
+                driver: test.driver,
+                image: test.image.clone(),
+                logs: PathBuf::from(format!("out/logs/test-{xen}-{nic}")),
+                cpus: test.common.cpus,
+            };
+            tally.add(scenario::run_all(&config, &test.only));
+        }
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    tally.failed == 0 && tally.passed > 0
 }
 
 fn execute_boot(boot: &Boot) -> Result<bool> {

@@ -5,10 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bed;
 pub mod command_line;
 pub mod cpio;
 pub mod dom0;
+pub mod evidence;
 pub mod failure;
+pub mod guest;
+pub mod leaks;
 pub mod machine;
 pub mod nic;
+pub mod scenario;
 pub mod wire;

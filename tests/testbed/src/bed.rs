@@ -1,0 +1,214 @@
+//! A booted machine with one NIC, its wire, the driver domain under test and its guests: what scenarios work on.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::dom0::Dom0;
+use crate::failure::{Doing, Failure, Result};
+use crate::guest::{Guest, GuestConfig, XL_LIMIT};
+use crate::machine::{Content, Dom0File, Machine, MachineConfig};
+use crate::nic::{Nic, NicModel};
+use crate::wire::{Wire, WireConfig};
+
+/// The driver domain's name in `xl list` and in `backend=`.
+pub const NETDOM: &str = "netdom";
+/// Slot of the first NIC on PCI bus 0.
+pub const FIRST_SLOT: u8 = 3;
+/// How long a guest may wait for its address.
+pub const ADDRESS_LIMIT: Duration = Duration::from_secs(30);
+
+/// Who drives the NIC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Driver {
+    /// Our domain.
+    Bulkhead,
+    /// A Linux driver domain, to tell a wrong test from a wrong driver domain.
+    Linux,
+}
+
+impl Driver {
+    fn config(self) -> &'static str {
+        match self {
+            Self::Bulkhead => "/root/xl/netback-dom.cfg",
+            Self::Linux => "/root/xl/linux-driver-domain.cfg",
+        }
+    }
+}
+
+/// What to set up.
+#[derive(Debug, Clone)]
+pub struct BedConfig {
+    /// Xen release.
+    pub xen: String,
+    /// The NIC's model.
+    pub nic: NicModel,
+    /// Who drives it.
+    pub driver: Driver,
+    /// The domain image under test.
+    pub image: PathBuf,
+    /// Where logs go.
+    pub logs: PathBuf,
+    /// Virtual CPUs of the machine.
+    pub cpus: u8,
+}
+
+/// The machine and everything on it.
+#[derive(Debug)]
+pub struct Bed {
+    /// How it was set up.
+    pub config: BedConfig,
+    /// The network beyond the NIC.
+    pub wire: Wire,
+    /// Xen and Dom0.
+    pub machine: Machine,
+    nic: Nic,
+    guests: BTreeMap<String, Guest>,
+}
+
+impl Bed {
+    /// Boots the machine and makes its NIC assignable; no domain besides Dom0 runs yet.
+    ///
+    /// # Errors
+    /// The machine did not come up or Dom0 refused the NIC.
+    pub fn set_up(config: &BedConfig) -> Result<Self> {
+        std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
+        let wire = Wire::start(WireConfig::numbered(0, &config.logs))?;
+        let nic = Nic { model: config.nic, slot: FIRST_SLOT, wire: Some(wire.config.socket.clone()) };
+        let machine = Machine::boot(&MachineConfig {
+            images: images(&config.xen),
+            logs: config.logs.clone(),
+            nics: vec![nic.clone()],
+            files: files(config),
+            cpus: config.cpus,
+            memory_mib: 3072,
+            xen_options: String::new(),
+        })?;
+        let bed = Self { config: config.clone(), wire, machine, nic, guests: BTreeMap::new() };
+        bed.dom0().check(&format!("xl pci-assignable-add {}", bed.nic().bdf()), XL_LIMIT)?;
+        Ok(bed)
+    }
+
+    /// Commands in Dom0.
+    #[must_use]
+    pub fn dom0(&self) -> &Dom0 {
+        &self.machine.dom0
+    }
+
+    /// The NIC under test.
+    #[must_use]
+    pub fn nic(&self) -> &Nic {
+        &self.nic
+    }
+
+    /// The driver domain's id, if it runs.
+    ///
+    /// # Errors
+    /// Dom0 does not answer.
+    pub fn netdom(&self) -> Result<Option<u16>> {
+        let outcome = self.dom0().run(&format!("xl domid {NETDOM}"), XL_LIMIT)?;
+        Ok(outcome.output.trim().parse().ok().filter(|_| outcome.ok()))
+    }
+
+    /// Starts the driver domain unless it runs.
+    ///
+    /// # Errors
+    /// `xl create` failed.
+    pub fn ensure_netdom(&self) -> Result<u16> {
+        if let Some(domid) = self.netdom()? {
+            return Ok(domid);
+        }
+        self.create_netdom("")?;
+        self.netdom()?.ok_or_else(|| Failure::new("the driver domain ended right after its start"))
+    }
+
+    /// Runs `xl create` for the driver domain; `overrides` are more settings, each quoted for the shell.
+    ///
+    /// # Errors
+    /// `xl create` failed.
+    pub fn create_netdom(&self, overrides: &str) -> Result<()> {
+        let script = format!("xl create {} 'pci=[\"{}\"]' {overrides}", self.config.driver.config(), self.nic().bdf());
+        self.dom0().check(&script, XL_LIMIT).doing("creating the driver domain")?;
+        if self.config.driver == Driver::Linux {
+            let wait = format!("guest-wait {} 1 90; sleep 3", crate::guest::console_log(NETDOM));
+            self.dom0().check(&wait, Duration::from_secs(120))?;
+        }
+        Ok(())
+    }
+
+    /// Guest `number`, created with one vif on the driver domain unless it runs already.
+    ///
+    /// # Errors
+    /// It could not be created, or got no address.
+    pub fn guest(&mut self, number: u8) -> Result<Guest> {
+        self.guest_with(&GuestConfig { memory_mib: 192, ..GuestConfig::numbered(number, NETDOM) })
+    }
+
+    /// As [`Self::guest`], with a configuration of the scenario's own.
+    ///
+    /// # Errors
+    /// It could not be created, or got no address.
+    pub fn guest_with(&mut self, config: &GuestConfig) -> Result<Guest> {
+        if let Some(guest) = self.guests.get(&config.name) {
+            return Ok(guest.clone());
+        }
+        self.ensure_netdom()?;
+        let guest = Guest::create(self.dom0(), config)?;
+        self.guests.insert(config.name.clone(), guest.clone());
+        guest.address("eth0", ADDRESS_LIMIT).doing(format!("{}'s DHCP", config.name))?;
+        Ok(guest)
+    }
+
+    /// Guest `number`, if a scenario left it running.
+    #[must_use]
+    pub fn guest_if_running(&self, number: u8) -> Option<Guest> {
+        self.guests.get(&format!("g{number}")).cloned()
+    }
+
+    /// Replaces what is known of a guest after it rebooted.
+    pub fn keep(&mut self, guest: Guest) {
+        self.guests.insert(guest.name.clone(), guest);
+    }
+
+    /// Destroys a guest and forgets it.
+    ///
+    /// # Errors
+    /// `xl destroy` failed.
+    pub fn destroy(&mut self, guest: Guest) -> Result<()> {
+        self.guests.remove(&guest.name);
+        guest.destroy()
+    }
+
+    /// Destroys every domain but Dom0, so that the next scenario starts clean after a failed one.
+    ///
+    /// # Errors
+    /// Dom0 does not answer.
+    pub fn reset(&mut self) -> Result<()> {
+        self.guests.clear();
+        let script = "kill -CONT $(cat /run/xen/xenstored.pid)\n\
+                      for id in $(xl list | awk 'NR > 2 { print $2 }' | sort -rn); do xl destroy $id; done\n\
+                      for id in $(xl network-list 0 | awk 'NR > 1 { print $1 }'); do xl network-detach 0 $id; done";
+        self.dom0().run(script, Duration::from_secs(180)).map(|_| ())
+    }
+}
+
+/// The folder with the images of one Xen release.
+#[must_use]
+pub fn images(xen: &str) -> PathBuf {
+    Path::new("out/testbed").join(xen)
+}
+
+fn files(config: &BedConfig) -> Vec<Dom0File> {
+    let mut files: Vec<_> = ["netback-dom.cfg", "guest.cfg", "linux-driver-domain.cfg"]
+        .iter()
+        .map(|name| Dom0File {
+            path: format!("/root/xl/{name}"),
+            content: Content::CopyOf(Path::new("images/xl").join(name)),
+        })
+        .collect();
+    if config.driver == Driver::Bulkhead {
+        let content = Content::CopyOf(config.image.clone());
+        files.push(Dom0File { path: "/root/netback-dom".into(), content });
+    }
+    files
+}

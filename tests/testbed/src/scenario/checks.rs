@@ -1,0 +1,76 @@
+//! Steps that several scenarios share.
+
+use std::time::Duration;
+
+use crate::bed::{Bed, NETDOM};
+use crate::failure::{Doing, Failure, Result, ensure};
+use crate::guest::{Guest, XL_LIMIT};
+use crate::leaks::Resources;
+use crate::wire::counters::Snapshot;
+
+/// How long closing, detaching and cleaning up may take before something counts as left behind.
+const SETTLE_LIMIT_SECONDS: u32 = 15;
+
+/// A guest pings an address until it is answered five times, at most `limit`.
+///
+/// # Errors
+/// An answer is missing; the sentence holds what ping said.
+pub fn ping(guest: &Guest, address: &str) -> Result<()> {
+    let script = format!("ping -c 5 -i 0.2 -W 3 {address} || ping -c 5 -W 3 {address}");
+    guest.check(&script, Duration::from_secs(60)).doing(format!("{} pings {address}", guest.name)).map(|_| ())
+}
+
+/// The address of the wire as guests write it.
+#[must_use]
+pub fn wire_address(bed: &Bed) -> String {
+    bed.wire.config.address.to_string()
+}
+
+/// Fails if the wire received a frame that no receiver should see.
+///
+/// # Errors
+/// Names how many frames were wrong in which way.
+pub fn no_bad_frames(seen: &Snapshot) -> Result<()> {
+    ensure(seen.faults() == 0, || format!("{} of {} frames on the wire are wrong: {seen:?}", seen.faults(), seen.frames_in))
+}
+
+/// Takes stock of what the domains hold.
+///
+/// # Errors
+/// The driver domain does not run, or Dom0 does not answer.
+pub fn stock(bed: &Bed) -> Result<Resources> {
+    let netdom = bed.netdom()?.ok_or_else(|| Failure::new(format!("{NETDOM} does not run")))?;
+    Resources::take(bed.dom0(), netdom)
+}
+
+/// Fails if more (or less) is held than `before`; what is still being closed gets a while.
+///
+/// # Errors
+/// Names every difference.
+pub fn nothing_left_behind(bed: &Bed, before: &Resources) -> Result<()> {
+    let mut changes = String::new();
+    for _ in 0..SETTLE_LIMIT_SECONDS {
+        changes = stock(bed)?.changes_since(before);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    Err(Failure::new(format!("left behind:\n{changes}")))
+}
+
+/// Runs an `xl` command that must succeed without an error or warning line.
+///
+/// # Errors
+/// A non-zero exit status, or an output that speaks of an error or a time-out.
+pub fn xl_quietly(bed: &Bed, command: &str) -> Result<()> {
+    let output = bed.dom0().check(&format!("xl {command}"), XL_LIMIT)?;
+    let complaint = output.lines().find(|line| {
+        let line = line.to_lowercase();
+        line.contains("error") || line.contains("warning") || line.contains("timed out") || line.contains("unable")
+    });
+    match complaint {
+        Some(line) => Err(Failure::new(format!("`xl {command}` said: {line}"))),
+        None => Ok(()),
+    }
+}

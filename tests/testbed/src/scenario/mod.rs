@@ -1,0 +1,131 @@
+//! The system tests: each scenario works on one booted [`Bed`] and says in one sentence what went wrong.
+//!
+//! One Xen boot runs all scenarios of a NIC. A failed one prints the end of every console and leaves the bed
+//! clean for the next.
+
+pub mod checks;
+mod guests;
+mod hotplug;
+mod isolation;
+mod lifecycle;
+mod refusals;
+mod traffic;
+
+use std::time::{Duration, Instant};
+
+use crate::bed::{Bed, BedConfig, Driver};
+use crate::failure::Result;
+
+/// One system test.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// A sentence about behaviour.
+    pub name: &'static str,
+    /// Fails with what went wrong.
+    pub run: fn(&mut Bed) -> Result<()>,
+    /// Whether it is about our domain and not about driver domains in general.
+    pub ours_only: bool,
+}
+
+/// Every scenario, in the order that wastes least time.
+pub const ALL: &[Scenario] = &[
+    shared("dom0_has_no_hardware_driver", guests::dom0_has_no_hardware_driver),
+    shared("dom0_gets_its_only_nic_from_the_driver_domain", guests::dom0_gets_its_only_nic_from_the_driver_domain),
+    shared("guests_get_addresses_and_reach_each_other", guests::guests_get_addresses_and_reach_each_other),
+    shared("a_64_mib_file_arrives_whole_from_wire_and_guest", guests::a_64_mib_file_arrives_whole_from_wire_and_guest),
+    shared("pings_of_every_size_are_answered", traffic::pings_of_every_size_are_answered),
+    shared("bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire", traffic::bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire),
+    shared("guest_to_guest_traffic_stays_off_the_wire", traffic::guest_to_guest_traffic_stays_off_the_wire),
+    shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
+    shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),
+    shared("guest_destroyed_under_traffic_leaves_nothing", lifecycle::guest_destroyed_under_traffic_leaves_nothing),
+    shared("a_frontend_that_never_connects_delays_nobody", isolation::a_frontend_that_never_connects_delays_nobody),
+    shared("traffic_goes_on_while_xenstored_is_stopped", isolation::traffic_goes_on_while_xenstored_is_stopped),
+    shared("driver_domain_shuts_down_and_serves_again", lifecycle::driver_domain_shuts_down_and_serves_again),
+    ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),
+    ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named),
+    ours("too_little_memory_is_named", refusals::too_little_memory_is_named),
+    ours("an_unknown_option_is_named", refusals::an_unknown_option_is_named),
+];
+
+const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
+    Scenario { name, run, ours_only: false }
+}
+
+const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
+    Scenario { name, run, ours_only: true }
+}
+
+/// How many scenarios did what.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// Did what their names say.
+    pub passed: usize,
+    /// Did not.
+    pub failed: usize,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn add(&mut self, other: Self) {
+        self.passed = self.passed.saturating_add(other.passed);
+        self.failed = self.failed.saturating_add(other.failed);
+    }
+}
+
+/// Boots a bed and runs every scenario whose name contains `only`, one line each.
+pub fn run_all(config: &BedConfig, only: &str) -> Tally {
+    let tag = format!("xen {} {}", config.xen, config.nic);
+    let chosen: Vec<_> = ALL
+        .iter()
+        .filter(|scenario| scenario.name.contains(only))
+        .filter(|scenario| !scenario.ours_only || config.driver == Driver::Bulkhead)
+        .collect();
+    let mut tally = Tally::default();
+    println!("[{tag}] booting, logs in {}", config.logs.display());
+    let mut bed = match Bed::set_up(config) {
+        Ok(bed) => bed,
+        Err(failure) => {
+            println!("[{tag}] FAIL boot: {failure}");
+            return Tally { passed: 0, failed: chosen.len().max(1) };
+        }
+    };
+    println!("[{tag}] Dom0 is up after {}", seconds(bed.machine.boot_time));
+    for (index, scenario) in (1_usize..).zip(&chosen) {
+        let started = Instant::now();
+        let outcome = (scenario.run)(&mut bed);
+        let place = format!("[{tag}] {index}/{}", chosen.len());
+        match outcome {
+            Ok(()) => {
+                println!("{place} PASS {} ({})", scenario.name, seconds(started.elapsed()));
+                tally.passed = tally.passed.saturating_add(1);
+            }
+            Err(failure) => {
+                println!("{place} FAIL {} ({}): {failure}", scenario.name, seconds(started.elapsed()));
+                tally.failed = tally.failed.saturating_add(1);
+                if !clean_up_after_failure(&mut bed, scenario.name) {
+                    let rest = chosen.len().saturating_sub(index);
+                    println!("[{tag}] Dom0 does not answer any more: {rest} scenarios did not run and count as failed");
+                    tally.failed = tally.failed.saturating_add(rest);
+                    break;
+                }
+            }
+        }
+    }
+    if bed.machine.collect_logs().is_err() {
+        println!("[{tag}] logs of Dom0 could not be collected");
+    }
+    tally
+}
+
+/// Shows and keeps the evidence, then removes every domain. False if Dom0 is gone.
+fn clean_up_after_failure(bed: &mut Bed, name: &str) -> bool {
+    let collected = bed.machine.collect_logs().is_ok();
+    crate::evidence::print_ends(&bed.machine.logs);
+    crate::evidence::keep(&bed.machine.logs, name);
+    collected && bed.reset().is_ok()
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f32())
+}
