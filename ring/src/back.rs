@@ -186,8 +186,15 @@ impl<P: Protocol, M: SharedMem> BackRing<P, M> {
     }
 
     /// Writes a response into the next slot. The frontend sees it after [`Self::push_responses`].
+    ///
+    /// Responses are to be written in the order in which the requests were taken: only then does
+    /// `[rsp_prod, req_prod)` hold exactly the requests that a successor has to answer.
     pub fn respond(&mut self, ticket: Ticket, response: &P::Response) {
         let Ticket(()) = ticket;
+        if self.outstanding() == 0 {
+            // A ticket of another ring: the slot holds a request that was not read yet.
+            return;
+        }
         let first = self.slot_word(self.rsp_prod_pvt);
         let slot = P::encode(response);
         for (word, value) in (first..).zip(slot.as_ref().iter().take(P::RESPONSE_WORDS)) {

@@ -3,6 +3,8 @@
 //! - [`back`]: the backend's half of a shared ring.
 //! - [`mem`]: shared memory as words by value.
 //! - [`netif`]: network requests and responses, copied once and then validated into other types.
+//! - [`pciif`]: requests to xen-pciback. Here we are the *frontend*.
+//! - [`pciif`]: requests to xen-pciback.
 //!
 //! No hypercalls, no xenstore, no allocation, no logging.
 
@@ -13,7 +15,8 @@ pub mod back;
 mod ids;
 pub mod mem;
 pub mod netif;
+pub mod pciif;
 
 pub use back::{BackRing, Debt, Notify, Protocol, RingFault, Ticket};
 pub use ids::GrantRef;
-pub use mem::SharedMem;
+pub use mem::{Pages, SharedMem};

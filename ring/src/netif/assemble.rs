@@ -160,7 +160,7 @@ pub fn assemble(
     if first.flags.extra_info() {
         extras(negotiated, &mut packet, &mut next)?;
     }
-    let mut reject = (u32::from(first.size) < ETHERNET_HEADER).then_some(TxReject::Short);
+    let mut reject = None;
     // Room for the first fragment, whose size is known last.
     let _ = packet.fragments.push(Fragment::default());
     let mut left = first.size;
@@ -188,6 +188,10 @@ pub fn assemble(
         return Ok(Some(Assembled::Rejected(reject, packet)));
     }
     check_page(first.offset, left)?;
+    // A request that only changes the multicast filter needs no data.
+    if u32::from(first.size) < ETHERNET_HEADER && packet.multicast.is_none() {
+        return Ok(Some(Assembled::Rejected(TxReject::Short, packet)));
+    }
     packet.set_first(&first, left);
     Ok(Some(Assembled::Packet(packet)))
 }
