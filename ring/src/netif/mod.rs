@@ -11,7 +11,7 @@ mod fixed;
 pub mod rx;
 pub mod tx;
 
-pub use assemble::{Assembled, Fragment, Negotiated, Packet, TxKill, TxReject, assemble};
+pub use assemble::{Assembled, Fragment, Negotiated, Packet, SlotKind, TxKill, TxReject, assemble};
 pub use extra::{Extra, GsoKind};
 pub use fixed::FixedVec;
 pub use rx::{Rx, RxFlags, RxRequest, RxResponse};

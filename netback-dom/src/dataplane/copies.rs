@@ -1,0 +1,86 @@
+//! Batches of grant copies, across vifs and directions.
+//!
+//! All copies of one step of a turn go into one [`CopyBatch`], which becomes one hypercall unless it
+//! overflows. A batch knows which job each operation belongs to; a job with one failed operation has failed,
+//! and every other job of the batch is unaffected.
+
+use xen_pv_rt::hyp::{CopyDest, CopySource, GrantCopy, Hypervisor};
+
+use super::job::{RX_JOBS, TX_JOBS};
+
+/// Operations of one hypercall.
+const MAX_OPS: usize = 128;
+
+/// The job an operation belongs to, by its number in this turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// A packet from a frontend.
+    Tx(usize),
+    /// A packet to a frontend.
+    Rx(usize),
+}
+
+/// The jobs of a batch that failed.
+pub(super) type Failed = heapless::Vec<Owner, { TX_JOBS + RX_JOBS }>;
+
+/// Operations that are carried out together.
+pub(super) struct CopyBatch<'h, 'a, H> {
+    hyp: &'h H,
+    ops: heapless::Vec<GrantCopy<'a>, MAX_OPS>,
+    owners: heapless::Vec<Owner, MAX_OPS>,
+    failed: Failed,
+    hypercalls: u32,
+}
+
+impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
+    /// An empty batch.
+    pub(super) fn new(hyp: &'h H) -> Self {
+        Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), failed: Failed::new(), hypercalls: 0 }
+    }
+
+    /// Adds a copy of `len` bytes; the ones added so far are carried out first if the batch is full.
+    pub(super) fn push(&mut self, owner: Owner, source: CopySource<'a>, dest: CopyDest<'a>, len: usize) {
+        let Ok(len) = u16::try_from(len) else {
+            self.fail(owner);
+            return;
+        };
+        if self.ops.is_full() {
+            self.run();
+        }
+        // There is room now, and both have the same length.
+        let _ = self.ops.push(GrantCopy::new(source, dest, len));
+        let _ = self.owners.push(owner);
+    }
+
+    /// Marks a job as failed without a copy.
+    pub(super) fn fail(&mut self, owner: Owner) {
+        if self.failed.last() != Some(&owner) {
+            // Operations of a job are adjacent, so each job is here at most once and all jobs fit.
+            let _ = self.failed.push(owner);
+        }
+    }
+
+    /// Carries out what is left. Returns the jobs that failed and the number of hypercalls it took.
+    pub(super) fn finish(mut self) -> (Failed, u32) {
+        self.run();
+        (self.failed, self.hypercalls)
+    }
+
+    fn run(&mut self) {
+        if self.ops.is_empty() {
+            return;
+        }
+        self.hyp.copy(&mut self.ops);
+        self.hypercalls = self.hypercalls.wrapping_add(1);
+        for at in 0..self.ops.len() {
+            if let (Some(op), Some(owner)) = (self.ops.get(at), self.owners.get(at))
+                && op.status.is_err()
+            {
+                let owner = *owner;
+                self.fail(owner);
+            }
+        }
+        self.ops.clear();
+        self.owners.clear();
+    }
+}

@@ -1,0 +1,190 @@
+//! A connected vif as the data plane keeps it.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::time::Duration;
+
+use ring::netif;
+use ring::{BackRing, Notify};
+use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
+use xen_pv_rt::task::Signal;
+
+use super::VifParts;
+use super::shared::SharedFrame;
+use crate::frame::Frame;
+use crate::nic::MacAddress;
+use crate::switch::{BridgeId, PortId};
+use crate::vif::counters::VifCounters;
+use crate::vif::{Cause, Features};
+
+/// Most frames that wait for a frontend to post buffers, per queue.
+pub(super) const BACKLOG_FRAMES: usize = 128;
+/// Least time between two wake-ups of the control plane by one vif's drops.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The rings of one queue.
+pub(super) struct Queue<H: Hypervisor> {
+    pub(super) tx: BackRing<netif::Tx, H::Page>,
+    pub(super) rx: BackRing<netif::Rx, H::Page>,
+    tx_port: H::Port,
+    /// `None` if the frontend has one event channel for both rings.
+    rx_port: Option<H::Port>,
+    /// Frames that wait for the frontend to post buffers.
+    pub(super) backlog: VecDeque<SharedFrame>,
+    /// Segments of those, each of which holds up a page.
+    pub(super) backlog_pages: usize,
+    /// Since when frames have waited without any being taken.
+    pub(super) waiting_since: Option<Instant>,
+    /// The frontend has taken nothing for so long that frames for it are dropped at once.
+    pub(super) stalled: bool,
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Publishes responses and notifies the frontend if it asked for it. Returns the notifications sent.
+    pub(super) fn push(&mut self, hyp: &H) -> u64 {
+        let tx = self.tx.push_responses() == Notify::Needed;
+        let rx = self.rx.push_responses() == Notify::Needed;
+        match &self.rx_port {
+            Some(rx_port) => {
+                if tx {
+                    hyp.notify(&self.tx_port);
+                }
+                if rx {
+                    hyp.notify(rx_port);
+                }
+                u64::from(tx).wrapping_add(u64::from(rx))
+            }
+            None => {
+                if tx || rx {
+                    hyp.notify(&self.tx_port);
+                }
+                u64::from(tx || rx)
+            }
+        }
+    }
+
+    /// Clears the pending bits of its event channels.
+    pub(super) fn clear_pending(&self, hyp: &H) {
+        hyp.take_pending(&self.tx_port);
+        if let Some(rx_port) = &self.rx_port {
+            hyp.take_pending(rx_port);
+        }
+    }
+
+    /// Drops what waits for the frontend. Returns how many pages that frees.
+    pub(super) fn drop_backlog(&mut self) -> usize {
+        self.backlog.clear();
+        core::mem::take(&mut self.backlog_pages)
+    }
+}
+
+/// A connected vif.
+pub(super) struct VifPort<H: Hypervisor> {
+    pub(super) frontend: Domid,
+    pub(super) devid: u32,
+    pub(super) mac: Option<MacAddress>,
+    pub(super) bridge: BridgeId,
+    pub(super) features: Features,
+    pub(super) queues: Vec<Queue<H>>,
+    pub(super) counters: VifCounters,
+    /// Where its last packet to a single port went: the next one is expected to go there too.
+    pub(super) last_dest: Option<PortId>,
+    /// Packets may be copied straight from its pages to another guest's. Off for good once that has failed:
+    /// the receiver cannot know whose grant was bad.
+    pub(super) direct: bool,
+    /// Set when its rings cannot be believed any more: which queue, and why. They are not touched again.
+    pub(super) fault: Option<(u8, Cause)>,
+    signal: Signal,
+    report_due: bool,
+    next_report: Instant,
+}
+
+impl<H: Hypervisor> VifPort<H> {
+    /// Attaches to the rings.
+    ///
+    /// # Errors
+    /// The producer index of a ring is impossible from the start; everything is unmapped and unbound.
+    pub(super) fn attach(parts: VifParts<H>) -> Result<Self, Cause> {
+        let mut queues = Vec::with_capacity(parts.queues.len());
+        for queue in parts.queues {
+            queues.push(Queue {
+                tx: BackRing::attach(queue.tx).map_err(|_| Cause::TxProd)?,
+                rx: BackRing::attach(queue.rx).map_err(|_| Cause::RxProd)?,
+                tx_port: queue.tx_port,
+                rx_port: queue.rx_port,
+                backlog: VecDeque::with_capacity(BACKLOG_FRAMES),
+                backlog_pages: 0,
+                waiting_since: None,
+                stalled: false,
+            });
+        }
+        Ok(Self {
+            frontend: parts.frontend,
+            devid: parts.devid,
+            mac: parts.mac,
+            bridge: parts.bridge,
+            features: parts.features,
+            queues,
+            counters: VifCounters::default(),
+            last_dest: None,
+            direct: true,
+            fault: None,
+            signal: parts.signal,
+            report_due: false,
+            next_report: Instant::default(),
+        })
+    }
+
+    /// Takes the vif out of service; the control plane does the rest.
+    pub(super) fn kill(&mut self, queue: u8, cause: Cause) {
+        if self.fault.is_none() {
+            self.fault = Some((queue, cause));
+            self.signal.raise();
+        }
+    }
+
+    /// Counts a packet of the frontend's that goes nowhere.
+    pub(super) fn drop_tx(&mut self, cause: Cause, now: Instant) {
+        self.counters.tx_drops.add(cause);
+        self.report(cause, now);
+    }
+
+    /// Counts a packet that does not reach the frontend.
+    pub(super) fn drop_rx(&mut self, cause: Cause, now: Instant) {
+        self.counters.rx_drops.add(cause);
+        self.report(cause, now);
+    }
+
+    fn report(&mut self, cause: Cause, now: Instant) {
+        if cause.is_fault() && now >= self.next_report {
+            self.next_report = now.saturating_add(REPORT_INTERVAL);
+            self.report_due = true;
+            self.signal.raise();
+        }
+    }
+
+    /// The counters, if drops are to be reported.
+    pub(super) fn take_report(&mut self) -> Option<VifCounters> {
+        core::mem::take(&mut self.report_due).then_some(self.counters)
+    }
+
+    /// The longest frame the frontend can take, in bytes.
+    pub(super) const fn max_frame(&self) -> usize {
+        if self.features.sg { 65535 } else { xen_pv_rt::hyp::PAGE_SIZE }
+    }
+
+    /// Whether the frontend takes TCP and UDP with a blank checksum.
+    pub(super) const fn takes_blank(&self, ipv6: bool) -> bool {
+        if ipv6 { self.features.csum_ipv6 } else { self.features.csum_ipv4 }
+    }
+
+    /// The queue for a frame. The same flow always gets the same one.
+    pub(super) fn queue_for(&self, _frame: &Frame) -> usize {
+        0
+    }
+
+    /// The rings, to be unmapped; the event channels are closed.
+    pub(super) fn into_pages(self) -> Vec<H::Page> {
+        self.queues.into_iter().flat_map(|queue| [queue.tx.into_mem(), queue.rx.into_mem()]).collect()
+    }
+}

@@ -1,0 +1,195 @@
+//! Packets to frontends: queued until there are buffers for them, into jobs, and answered.
+//!
+//! What waits for a slow frontend is bounded three ways: frames per queue, 512 KiB per queue, and half of the
+//! pages that are not held by others. So a guest that takes nothing cannot starve the rest.
+
+use core::time::Duration;
+
+use ring::netif::{RxFlags, RxResponse};
+use xen_pv_rt::hyp::{Hypervisor, Instant, PAGE_SIZE};
+
+use super::Plane;
+use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource};
+use super::port::{BACKLOG_FRAMES, Queue, VifPort};
+use super::shared::SharedFrame;
+use crate::frame::{Checksum, Frame};
+use crate::vif::Cause;
+
+/// Most pages that wait for one queue.
+const BACKLOG_PAGES: usize = 512 * 1024 / PAGE_SIZE;
+/// A queue that has taken nothing for this long is emptied.
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl<H: Hypervisor> Plane<H> {
+    /// Queues a frame for a vif and makes a job of it as soon as there are buffers.
+    pub(super) fn enqueue(&mut self, vif: u16, frame: SharedFrame, now: Instant) -> bool {
+        let limit = BACKLOG_PAGES.min(self.memory.held_pages.saturating_sub(self.held) / 2);
+        let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
+        let Some((len, pages, number)) = frame.get().map(|frame| (frame.len(), frame.segment_count(), port.queue_for(frame)))
+        else {
+            return false;
+        };
+        if port.fault.is_some() {
+            return false;
+        }
+        let max_frame = port.max_frame();
+        let Some(queue) = port.queues.get_mut(number) else { return false };
+        let cause = if len > max_frame {
+            Some(Cause::RxFit)
+        } else if queue.stalled {
+            Some(Cause::RxStall)
+        } else if queue.backlog.len() >= BACKLOG_FRAMES || queue.backlog_pages.saturating_add(pages) > limit {
+            Some(Cause::RxQueue)
+        } else {
+            None
+        };
+        if let Some(cause) = cause {
+            port.drop_rx(cause, now);
+            return false;
+        }
+        queue.backlog.push_back(frame);
+        queue.backlog_pages = queue.backlog_pages.saturating_add(pages);
+        self.held = self.held.saturating_add(pages);
+        self.pull(usize::from(vif), now);
+        true
+    }
+
+    /// Makes jobs of the frames that wait for a vif, as far as there are buffers and room for jobs.
+    pub(super) fn pull(&mut self, vif: usize, now: Instant) {
+        let Self { vifs, rx, held, .. } = self;
+        let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
+        for index in 0..port.queues.len() {
+            let ring = RingOf { vif: number, queue: index };
+            let domid = port.frontend;
+            let Some(queue) = port.queues.get_mut(index) else { return };
+            let mut progress = false;
+            while rx.len() < RX_JOBS
+                && let Some(frame) = queue.backlog.front()
+            {
+                let (len, pages) = frame.get().map_or((0, 0), |frame| (frame.len(), frame.segment_count()));
+                let flags = frame.get().map_or(RxFlags::empty(), flags_of);
+                let slots = match take_slots(queue, len) {
+                    Ok(Some(slots)) => slots,
+                    Ok(None) => break,
+                    Err(cause) => {
+                        *held = held.saturating_sub(queue.drop_backlog());
+                        port.kill(u8::try_from(index).unwrap_or(u8::MAX), cause);
+                        return;
+                    }
+                };
+                let Some(frame) = queue.backlog.pop_front() else { break };
+                queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
+                *held = held.saturating_sub(pages);
+                rx.push(RxJob { ring, domid, source: RxSource::Stored(frame), slots, len, flags, failed: false });
+                progress = true;
+            }
+            queue.note_progress(progress, now);
+        }
+    }
+
+    /// Makes a job of a packet that goes straight from guest to guest. Returns whether there were buffers
+    /// and no other packet waits for them.
+    pub(super) fn pull_direct(&mut self, vif: u16, from: usize, frame_len: usize, flags: RxFlags) -> bool {
+        let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
+        let domid = port.frontend;
+        // The queue is chosen as for a stored frame of the same flow.
+        let Some(number) = self.tx.get(from).and_then(|job| job.frame.as_ref()).map(|frame| port.queue_for(frame)) else {
+            return false;
+        };
+        let Some(queue) = port.queues.get_mut(number) else { return false };
+        if port.fault.is_some() || !queue.backlog.is_empty() || self.rx.len() >= RX_JOBS {
+            return false;
+        }
+        match take_slots(queue, frame_len) {
+            Ok(Some(slots)) => {
+                let ring = RingOf { vif, queue: number };
+                let source = RxSource::Direct(from);
+                self.rx.push(RxJob { ring, domid, source, slots, len: frame_len, flags, failed: false });
+                true
+            }
+            Ok(None) => false,
+            Err(cause) => {
+                port.kill(u8::try_from(number).unwrap_or(u8::MAX), cause);
+                false
+            }
+        }
+    }
+
+    /// Answers every receive job: the bytes have arrived.
+    pub(super) fn finish_rx(&mut self, now: Instant) {
+        let Self { vifs, rx, .. } = self;
+        for job in rx.drain(..) {
+            let Some(Some(port)) = vifs.get_mut(usize::from(job.ring.vif)) else { continue };
+            if job.failed {
+                port.drop_rx(Cause::Grant, now);
+            } else {
+                port.counters.rx.add(job.len);
+            }
+            respond(port, job);
+        }
+    }
+}
+
+fn respond<H: Hypervisor>(port: &mut VifPort<H>, job: RxJob) {
+    let Some(queue) = port.queues.get_mut(job.ring.queue) else { return };
+    let mut left = job.len;
+    let mut flags = job.flags;
+    for slot in job.slots {
+        let part = left.min(PAGE_SIZE);
+        left = left.saturating_sub(part);
+        let more = if left > 0 { RxFlags::MORE_DATA } else { RxFlags::empty() };
+        let response = if job.failed {
+            RxResponse::Error { id: slot.id }
+        } else {
+            let size = u16::try_from(part).unwrap_or(0);
+            RxResponse::Data { id: slot.id, offset: 0, flags: flags.with(more), size }
+        };
+        queue.rx.respond(slot.ticket, &response);
+        flags = RxFlags::empty();
+    }
+}
+
+/// Takes as many posted buffers as `len` bytes need, or none.
+fn take_slots<H: Hypervisor>(
+    queue: &mut Queue<H>,
+    len: usize,
+) -> Result<Option<heapless::Vec<RxSlot, { ring::netif::MAX_SLOTS }>>, Cause> {
+    let need = slots_for(len);
+    let mut slots = heapless::Vec::new();
+    if queue.rx.unconsumed().map_err(|_| Cause::RxProd)? < need {
+        return Ok(None);
+    }
+    let taken = queue.rx.take_requests(need, |request, ticket| {
+        // `need` is at most the capacity: no frame is longer than 64 KiB.
+        let _ = slots.push(RxSlot { gref: request.gref, id: request.id, ticket });
+    });
+    taken.map_err(|_| Cause::RxProd)?;
+    Ok(Some(slots))
+}
+
+/// Buffers that `len` bytes need.
+pub(super) fn slots_for(len: usize) -> u32 {
+    u32::try_from(len.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX)
+}
+
+/// What a frontend is told about a frame's checksum.
+pub(super) fn flags_of(frame: &Frame) -> RxFlags {
+    match frame.checksum {
+        Checksum::Unknown => RxFlags::empty(),
+        Checksum::Good => RxFlags::DATA_VALIDATED,
+        Checksum::Blank { .. } => RxFlags::CSUM_BLANK.with(RxFlags::DATA_VALIDATED),
+    }
+}
+
+impl<H: Hypervisor> Queue<H> {
+    fn note_progress(&mut self, progress: bool, now: Instant) {
+        if progress {
+            self.stalled = false;
+        }
+        self.waiting_since = match self.waiting_since {
+            _ if self.backlog.is_empty() => None,
+            Some(since) if !progress => Some(since),
+            _ => Some(now),
+        };
+    }
+}

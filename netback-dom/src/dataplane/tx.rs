@@ -1,0 +1,143 @@
+//! Packets from frontends: off the ring, into jobs, and answered.
+
+use ring::BackRing;
+use ring::netif::{Assembled, Negotiated, SlotKind, Status, Tx, TxKill, TxReject, TxResponse, assemble};
+use xen_pv_rt::hyp::{Hypervisor, Instant};
+
+use super::Plane;
+use super::job::{RingOf, Stage, TX_JOBS, TxJob};
+use super::port::VifPort;
+use crate::switch::PortId;
+use crate::vif::Cause;
+
+/// Most packets taken from one queue before the next has its turn.
+const QUANTUM: usize = 16;
+/// Bytes that are copied of a packet whose payload is expected to go straight to another guest: enough for
+/// the headers up to TCP.
+const PEEK_BYTES: usize = 256;
+/// Packets shorter than this are always copied whole: that is one operation, where copying the headers apart
+/// takes three.
+const DIRECT_MIN: usize = 4096;
+
+impl<H: Hypervisor> Plane<H> {
+    /// Takes packets off the transmit rings, round robin over the vifs, until the list is full.
+    pub(super) fn collect_tx(&mut self, now: Instant) {
+        let count = self.vifs.len();
+        for _ in 0..count {
+            if self.tx.len() >= TX_JOBS {
+                return;
+            }
+            let vif = self.next_vif;
+            self.next_vif = vif.saturating_add(1).checked_rem(count).unwrap_or(0);
+            if let Some(Some(port)) = self.vifs.get_mut(vif)
+                && port.fault.is_none()
+                && !is_blocked(port, &self.uplinks)
+            {
+                self.collect_from(vif, now);
+            }
+        }
+    }
+
+    fn collect_from(&mut self, vif: usize, now: Instant) {
+        let Self { vifs, tx, memory, .. } = self;
+        let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
+        for queue in 0..port.queues.len() {
+            for _ in 0..QUANTUM.min(TX_JOBS.saturating_sub(tx.len())) {
+                let Some(rings) = port.queues.get_mut(queue) else { return };
+                let (packet, cause) = match take_packet::<H>(&mut rings.tx) {
+                    Ok(None) => break,
+                    Ok(Some(Assembled::Packet(packet))) => (packet, None),
+                    Ok(Some(Assembled::Rejected(reject, packet))) => (packet, Some(Cause::from(reject))),
+                    Err(cause) => {
+                        port.kill(u8::try_from(queue).unwrap_or(u8::MAX), cause);
+                        return;
+                    }
+                };
+                let ring = RingOf { vif: number, queue };
+                let domid = port.frontend;
+                let mut job =
+                    TxJob { ring, domid, packet, frame: None, copied: 0, stage: Stage::Pending, status: Status::Okay };
+                if let Some(cause) = cause {
+                    job.fail(Status::Error);
+                    port.drop_tx(cause, now);
+                } else {
+                    job.copied = first_copy(port, job.len());
+                    job.frame = memory.frame(job.copied);
+                    if job.frame.is_none() {
+                        job.fail(Status::Dropped);
+                        port.drop_tx(Cause::NoBuffer, now);
+                    }
+                }
+                tx.push(job);
+            }
+        }
+    }
+
+    /// Answers every transmit job. Nothing reads the senders' pages any more.
+    pub(super) fn finish_tx(&mut self) {
+        let Self { vifs, tx, .. } = self;
+        for mut job in tx.drain(..) {
+            let Some(Some(port)) = vifs.get_mut(usize::from(job.ring.vif)) else { continue };
+            let Some(queue) = port.queues.get_mut(job.ring.queue) else { continue };
+            for kind in job.packet.slots.as_slice() {
+                let Some(ticket) = job.packet.debt.pay() else { break };
+                let response = match kind {
+                    SlotKind::Request(id) => TxResponse { id: *id, status: job.status },
+                    SlotKind::Extra => TxResponse { id: 0, status: Status::Null },
+                };
+                queue.tx.respond(ticket, &response);
+            }
+        }
+    }
+}
+
+/// Whether a vif's packets would only pile up in front of a congested card.
+pub(super) fn is_blocked<H: Hypervisor>(port: &VifPort<H>, uplinks: &[super::uplink::Uplink]) -> bool {
+    match port.last_dest {
+        Some(PortId::Uplink(index)) => uplinks.get(usize::from(index)).is_some_and(super::uplink::Uplink::is_congested),
+        _ => false,
+    }
+}
+
+/// How many bytes of a packet to copy before its destination is known.
+fn first_copy<H: Hypervisor>(port: &VifPort<H>, len: usize) -> usize {
+    let direct = port.direct && len >= DIRECT_MIN && matches!(port.last_dest, Some(PortId::Vif(_)));
+    if direct { PEEK_BYTES } else { len }
+}
+
+fn take_packet<H: Hypervisor>(ring: &mut BackRing<Tx, H::Page>) -> Result<Option<Assembled>, Cause> {
+    let mut fault = false;
+    let taken = assemble(&Negotiated::default(), || match ring.take_request() {
+        Ok(request) => request,
+        Err(_) => {
+            fault = true;
+            None
+        }
+    });
+    if fault { Err(Cause::TxProd) } else { taken.map_err(Cause::from) }
+}
+
+impl From<TxReject> for Cause {
+    fn from(reject: TxReject) -> Self {
+        match reject {
+            TxReject::Short => Self::TxShort,
+            TxReject::Total => Self::TxTotal,
+            TxReject::Slots => Self::TxSlots,
+        }
+    }
+}
+
+impl From<TxKill> for Cause {
+    fn from(kill: TxKill) -> Self {
+        match kill {
+            TxKill::Page => Self::TxPage,
+            TxKill::Chain => Self::TxChain,
+            TxKill::Slots => Self::TxSlots,
+            TxKill::ExtraMissing => Self::TxExtraMissing,
+            TxKill::ExtraType => Self::TxExtraType,
+            TxKill::ExtraChain => Self::TxExtraChain,
+            TxKill::GsoSize => Self::GsoSize,
+            TxKill::GsoType => Self::GsoType,
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! A network driver domain: it owns NICs and serves them to other domains as network interfaces.
+//!
+//! - [`netback`]: the network backend as the main loop sees it.
+//! - [`vif`]: virtual interfaces: the handshake with toolstack and frontend.
+//! - [`dataplane`]: packets between frontends, and between frontends and cards.
+//! - [`switch`]: which port a frame leaves by.
+//! - [`nic`]: drivers for the cards.
+//! - [`frame`], [`wire`], [`checksum`]: frames in our memory, their headers, their checksums.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod checksum;
+pub mod dataplane;
+pub mod frame;
+mod hotplug;
+pub mod netback;
+pub mod nic;
+pub mod switch;
+pub mod vif;
+pub mod wire;

@@ -1,0 +1,92 @@
+//! Why a packet was dropped or a vif was closed, as counters and log lines name it.
+//!
+//! Every cause has a stable code. A frontend that misbehaves is logged with its domain, device, queue and
+//! cause, at most one line per device, cause and second; the line carries the number of those left out.
+
+use core::fmt;
+
+macro_rules! causes {
+    ($($name:ident, $code:literal, $text:literal;)*) => {
+        /// A cause code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Cause {
+            $(#[doc = concat!("`", $code, "`: ", $text, ".")] $name,)*
+        }
+
+        impl Cause {
+            /// All causes in order.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The code in log lines and statistics. Stable.
+            pub const fn code(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+
+            /// What it means, for the operator.
+            pub const fn text(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+causes! {
+    TxProd, "TX_PROD", "impossible producer index on the transmit ring";
+    RxProd, "RX_PROD", "impossible producer index on the receive ring";
+    TxShort, "TX_SHORT", "packet shorter than an Ethernet header";
+    TxPage, "TX_PAGE", "slot crosses the end of its page";
+    TxTotal, "TX_TOTAL", "slots larger than the announced packet";
+    TxChain, "TX_CHAIN", "packet does not end within the published requests";
+    TxSlots, "TX_SLOTS", "packet has too many slots";
+    TxExtraMissing, "TX_EXTRA_MISSING", "extra segment missing";
+    TxExtraType, "TX_EXTRA_TYPE", "extra segment of an unknown kind";
+    TxExtraChain, "TX_EXTRA_CHAIN", "packet has too many extra segments";
+    GsoSize, "GSO_SIZE", "segment size of zero";
+    GsoType, "GSO_TYPE", "kind of segmentation that was not offered";
+    GsoMin, "GSO_MIN", "segment size too small for the packet";
+    Csum, "CSUM", "blank checksum in a packet that has none";
+    Grant, "GRANT", "grant copy failed";
+    NoBuffer, "NO_BUFFER", "no free buffer";
+    Uplink, "UPLINK", "the card did not take the frame";
+    RxQueue, "RX_QUEUE", "receive queue full";
+    RxFit, "RX_FIT", "frame too long for the frontend";
+    RxStall, "RX_STALL", "rx stalled: the frontend takes nothing";
+    FeId, "FE_ID", "frontend-id or frontend does not match the backend directory";
+    Read, "READ", "a key is missing, unreadable or malformed";
+    Evtchn, "EVTCHN", "event channel cannot be bound";
+    RingRef, "RING_REF", "ring cannot be mapped";
+    Queues, "QUEUES", "number of queues was not offered";
+    RxCopy, "RX_COPY", "request-rx-copy is required";
+    Quota, "QUOTA", "out of quota (raise it with xenstored --quota) or too many vifs";
+    XsBusy, "XS_BUSY", "xenstore transactions keep conflicting";
+    Xenstore, "XENSTORE", "xenstore refused";
+    Gone, "GONE", "directory removed while in service";
+    Bridge, "BRIDGE", "no such bridge";
+    Reattach, "REATTACH", "served by a previous instance: detach and attach it again";
+    CloseTimeout, "CLOSE_TIMEOUT", "frontend did not close in time";
+}
+
+impl Cause {
+    /// Number of causes.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Whether a dropped packet is somebody's fault, rather than a lack of room.
+    pub const fn is_fault(self) -> bool {
+        !matches!(self, Self::NoBuffer | Self::Uplink | Self::RxQueue | Self::RxFit)
+    }
+
+    /// Position in [`ALL`](Self::ALL).
+    pub fn index(self) -> usize {
+        Self::ALL.iter().position(|cause| *cause == self).unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}

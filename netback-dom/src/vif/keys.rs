@@ -1,0 +1,218 @@
+//! The xenstore keys of a vif: what the toolstack and the frontend tell us, and what we advertise.
+//!
+//! Key names appear here and nowhere else. Optional numbers follow Linux: a missing or malformed feature is
+//! off, any number but 0 is on.
+//!
+//! Xen: `public/io/netif.h`; the table for humans is `docs/xenstore-keys.md`.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use embassy_futures::join::{join3, join4, join_array};
+use xen_pv_rt::hyp::{GrantRef, RemotePort, XsError, Xenstore};
+use xen_pv_rt::xenbus::{BackendPath, FrontendPath, XenbusState, read_number, read_number_or, read_text, write_all};
+
+use super::cause::Cause;
+use crate::nic::MacAddress;
+
+/// What we offer, in the order of `netif.h`. Everything else is off.
+const FEATURES: [(&str, &str); 5] = [
+    ("feature-rx-copy", "1"),
+    ("feature-rx-flip", "0"),
+    ("feature-sg", "1"),
+    ("feature-ipv6-csum-offload", "1"),
+    ("feature-split-event-channels", "1"),
+];
+
+/// What the toolstack wrote into the backend directory.
+#[derive(Clone, Debug)]
+pub(super) struct BackendKeys {
+    /// The frontend's directory, checked to be the frontend's.
+    pub(super) frontend: FrontendPath,
+    /// `mac`, if there is one.
+    pub(super) mac: Option<MacAddress>,
+    /// `bridge`, if there is one.
+    pub(super) bridge: Option<String>,
+}
+
+impl BackendKeys {
+    /// Reads the keys.
+    ///
+    /// # Errors
+    /// [`Cause::FeId`] if they name another frontend than the directory does, [`Cause::Read`] if one is
+    /// missing or malformed.
+    pub(super) async fn read(xs: &impl Xenstore, path: &BackendPath) -> Result<Self, Cause> {
+        let (frontend, frontend_id, mac, bridge) = join4(
+            async { read_text(xs, &path.key("frontend")).await },
+            async { read_number::<u16>(xs, &path.key("frontend-id")).await },
+            async { optional_text(xs, &path.key("mac")).await },
+            async { optional_text(xs, &path.key("bridge")).await },
+        )
+        .await;
+        if frontend_id.map_err(|_| Cause::Read)? != path.frontend.into_raw() {
+            return Err(Cause::FeId);
+        }
+        let frontend = FrontendPath::new(path, &frontend.map_err(|_| Cause::Read)?).map_err(|_| Cause::FeId)?;
+        let mac = match mac? {
+            Some(text) => Some(parse_mac(&text).ok_or(Cause::Read)?),
+            None => None,
+        };
+        Ok(Self { frontend, mac, bridge: bridge? })
+    }
+}
+
+/// Writes what we offer, `hotplug-status` and state 2, in one transaction.
+///
+/// # Errors
+/// [`XsError::Again`] if the transaction never went through, or what xenstored answered.
+pub(super) async fn advertise(xs: &impl Xenstore, path: &BackendPath) -> Result<(), XsError> {
+    let mut keys: Vec<(String, String)> =
+        FEATURES.iter().map(|(key, value)| (path.key(key), (*value).to_string())).collect();
+    keys.push((path.key("hotplug-status"), "connected".to_string()));
+    keys.push((path.key("state"), XenbusState::InitWait.as_str().to_string()));
+    write_all(xs, &keys).await
+}
+
+/// What a frontend can take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// `feature-sg`: a received frame may span several slots.
+    pub sg: bool,
+    /// `feature-rx-notify`: the frontend notifies when it has posted receive requests.
+    pub rx_notify: bool,
+    /// Not `feature-no-csum-offload`: TCP and UDP over IPv4 may arrive with a blank checksum.
+    pub csum_ipv4: bool,
+    /// `feature-ipv6-csum-offload`: so may TCP and UDP over IPv6.
+    pub csum_ipv6: bool,
+}
+
+/// The frontend's event channels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Channels {
+    /// `event-channel`: one for both rings.
+    Single(RemotePort),
+    /// `event-channel-tx` and `event-channel-rx`.
+    Split {
+        /// Of the transmit ring.
+        tx: RemotePort,
+        /// Of the receive ring.
+        rx: RemotePort,
+    },
+}
+
+/// Where a queue's rings and event channels are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct QueueKeys {
+    /// `tx-ring-ref`.
+    pub(super) tx_ring: GrantRef,
+    /// `rx-ring-ref`.
+    pub(super) rx_ring: GrantRef,
+    /// Its event channels.
+    pub(super) channels: Channels,
+}
+
+/// What the frontend wrote into its directory.
+#[derive(Clone, Debug)]
+pub(super) struct FrontendKeys {
+    /// What it can take.
+    pub(super) features: Features,
+    /// Its queues, at least one.
+    pub(super) queues: Vec<QueueKeys>,
+}
+
+impl FrontendKeys {
+    /// Reads the keys of a frontend that says it is ready.
+    ///
+    /// # Errors
+    /// The key that is missing, malformed or not what we can serve, as a cause.
+    pub(super) async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Cause> {
+        let (flags, queue_count, queue) = join3(
+            join_array([
+                feature(xs, frontend, "request-rx-copy"),
+                feature(xs, frontend, "feature-sg"),
+                feature(xs, frontend, "feature-rx-notify"),
+                feature(xs, frontend, "feature-no-csum-offload"),
+                feature(xs, frontend, "feature-ipv6-csum-offload"),
+            ]),
+            async { read_number_or::<u32>(xs, &frontend.key("multi-queue-num-queues"), 1).await },
+            QueueKeys::read(xs, frontend),
+        )
+        .await;
+        let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6] = flags;
+        if queue_count != Ok(1) {
+            return Err(Cause::Queues);
+        }
+        if !rx_copy {
+            return Err(Cause::RxCopy);
+        }
+        let features = Features { sg, rx_notify, csum_ipv4: !no_csum_ipv4, csum_ipv6 };
+        Ok(Self { features, queues: alloc::vec![queue?] })
+    }
+}
+
+impl QueueKeys {
+    async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Cause> {
+        let [tx_ring, rx_ring, single, split_tx, split_rx] = join_array([
+            number(xs, frontend, "tx-ring-ref"),
+            number(xs, frontend, "rx-ring-ref"),
+            number(xs, frontend, "event-channel"),
+            number(xs, frontend, "event-channel-tx"),
+            number(xs, frontend, "event-channel-rx"),
+        ])
+        .await;
+        let (tx_ring, rx_ring) = (tx_ring.map_err(|_| Cause::Read)?, rx_ring.map_err(|_| Cause::Read)?);
+        if tx_ring == rx_ring {
+            return Err(Cause::RingRef);
+        }
+        // One half of a split pair is no pair: the single channel is used if there is one.
+        let channels = match (split_tx, split_rx, single) {
+            (Ok(tx), Ok(rx), _) => Channels::Split { tx: RemotePort::from_raw(tx), rx: RemotePort::from_raw(rx) },
+            (_, _, Ok(both)) => Channels::Single(RemotePort::from_raw(both)),
+            _ => return Err(Cause::Evtchn),
+        };
+        Ok(Self { tx_ring: GrantRef::from_raw(tx_ring), rx_ring: GrantRef::from_raw(rx_ring), channels })
+    }
+}
+
+async fn number(xs: &impl Xenstore, frontend: &FrontendPath, key: &str) -> Result<u32, XsError> {
+    read_number(xs, &frontend.key(key)).await
+}
+
+async fn feature(xs: &impl Xenstore, frontend: &FrontendPath, key: &str) -> bool {
+    number(xs, frontend, key).await.is_ok_and(|value| value != 0)
+}
+
+/// A key that may be missing or empty.
+async fn optional_text(xs: &impl Xenstore, path: &str) -> Result<Option<String>, Cause> {
+    match read_text(xs, path).await {
+        Ok(text) if text.is_empty() => Ok(None),
+        Ok(text) => Ok(Some(text)),
+        Err(XsError::NoEntry) => Ok(None),
+        Err(_) => Err(Cause::Read),
+    }
+}
+
+/// Reads `00:16:3e:12:34:56`.
+fn parse_mac(text: &str) -> Option<MacAddress> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(MacAddress(mac))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mac_is_six_pairs_of_hex_digits() {
+        assert_eq!(parse_mac("00:16:3e:12:34:fF"), Some(MacAddress([0, 0x16, 0x3e, 0x12, 0x34, 0xff])));
+        for text in ["", "00:16:3e:12:34", "00:16:3e:12:34:56:78", "0:16:3e:12:34:56", "+0:16:3e:12:34:56", "00-16-3e-12-34-56",
+            "00:16:3e:12:34:5g", "00:16:3e:12:34:56 "] {
+            assert_eq!(parse_mac(text), None, "{text}");
+        }
+    }
+}
