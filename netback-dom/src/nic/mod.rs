@@ -6,6 +6,7 @@
 
 pub mod e1000;
 mod probe;
+pub mod virtio;
 
 pub use probe::{AttachedNic, Card, ProbeError, SUPPORTED};
 

@@ -5,6 +5,7 @@ use core::fmt;
 use pciback::{InterruptKind, Interrupts, PciCause, PciDevice, PciError, Sbdf};
 use xen_pv_rt::hyp::Platform;
 
+use super::virtio::{self, VirtioPci};
 use super::{Capabilities, Link, MacAddress, Nic, NicCounters, NicError, e1000};
 use crate::frame::Frame;
 
@@ -17,15 +18,20 @@ const VECTORS: u16 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
     E1000,
+    Virtio,
 }
 
 /// The cards there are drivers for: vendor id, device id, name.
-pub const SUPPORTED: &[(u16, u16, &str)] =
-    &[(0x8086, 0x100e, "Intel 82540EM (QEMU e1000)"), (0x8086, 0x100f, "Intel 82545EM")];
+pub const SUPPORTED: &[(u16, u16, &str)] = &[
+    (0x8086, 0x100e, "Intel 82540EM"),
+    (0x8086, 0x100f, "Intel 82545EM"),
+    (0x1af4, 0x1041, "virtio-net"),
+];
 
 const fn family(vendor: u16, device: u16) -> Option<Family> {
     match (vendor, device) {
         (0x8086, 0x100e | 0x100f) => Some(Family::E1000),
+        (0x1af4, 0x1041) => Some(Family::Virtio),
         _ => None,
     }
 }
@@ -58,6 +64,14 @@ impl From<PciError> for ProbeError {
 pub enum Card<H: Platform> {
     /// See [`e1000`].
     E1000(e1000::E1000<H::Region, H>),
+    /// See [`virtio`].
+    Virtio(virtio::VirtioNet<VirtioPci<H::Region>, H>),
+}
+
+/// A card that was reset and is not at work yet.
+enum QuietCard<H: Platform> {
+    E1000(e1000::Quiet<H::Region, H>),
+    Virtio(virtio::Quiet<VirtioPci<H::Region>, H>),
 }
 
 /// A card in service, with what it came from. Dropping it stops the card, then its interrupts, then its DMA.
@@ -78,15 +92,18 @@ impl<H: Platform> AttachedNic<H> {
         let family =
             family(vendor, id).ok_or_else(|| device.error(PciCause::Unsupported { vendor, device: id }))?;
         device.enable_memory()?;
-        let mut card = start(family, &device);
-        if let Err(ProbeError::Nic(_, NicError::TimedOut(what))) = &card {
+        let mut quiet = reset(family, &device);
+        if let Err(ProbeError::Nic(_, NicError::TimedOut(what))) = &quiet {
             log::warn!("PCI device {}: timed out waiting for {what}, trying a function level reset", device.sbdf());
             if device.function_level_reset().await.is_ok() {
-                card = start(family, &device);
+                quiet = reset(family, &device);
             }
         }
-        let card = card?;
+        let quiet = quiet?;
         let interrupts = device.enable_interrupts(VECTORS)?;
+        device.enable_bus_master()?;
+        let card = start(quiet, interrupts.kind(), device.platform())
+            .map_err(|error| ProbeError::Nic(device.sbdf(), error))?;
         Ok(Self { card, interrupts, device })
     }
 
@@ -113,15 +130,22 @@ impl<H: Platform> AttachedNic<H> {
     }
 }
 
-fn start<H: Platform>(family: Family, device: &PciDevice<H>) -> Result<Card<H>, ProbeError> {
-    let platform = device.platform();
-    let nic = |error| ProbeError::Nic(device.sbdf(), error);
+/// Stops whatever a previous owner left the card doing.
+fn reset<H: Platform>(family: Family, device: &PciDevice<H>) -> Result<QuietCard<H>, ProbeError> {
+    let clock = device.platform().clone();
     match family {
-        Family::E1000 => {
-            let window = device.map_bar(0, e1000::WINDOW)?;
-            let quiet = e1000::Quiet::reset(window, platform.clone()).map_err(nic)?;
-            device.enable_bus_master()?;
-            quiet.start(platform, SPARE_BUFFERS).map(Card::E1000).map_err(nic)
+        Family::E1000 => e1000::Quiet::reset(device.map_bar(0, e1000::WINDOW)?, clock).map(QuietCard::E1000),
+        Family::Virtio => virtio::Quiet::reset(VirtioPci::new(device)?, clock).map(QuietCard::Virtio),
+    }
+    .map_err(|error| ProbeError::Nic(device.sbdf(), error))
+}
+
+fn start<H: Platform>(quiet: QuietCard<H>, kind: InterruptKind, platform: &H) -> Result<Card<H>, NicError> {
+    match quiet {
+        QuietCard::E1000(quiet) => quiet.start(platform, SPARE_BUFFERS).map(Card::E1000),
+        QuietCard::Virtio(mut quiet) => {
+            quiet.transport().use_msix(kind == InterruptKind::MsiX);
+            quiet.start(platform, SPARE_BUFFERS).map(Card::Virtio)
         }
     }
 }
@@ -130,6 +154,7 @@ macro_rules! each {
     ($self:expr, $card:ident => $call:expr) => {
         match $self {
             Self::E1000($card) => $call,
+            Self::Virtio($card) => $call,
         }
     };
 }

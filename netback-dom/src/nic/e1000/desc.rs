@@ -106,6 +106,7 @@ impl Offload {
     ///
     /// The caller has zeroed the IPv4 length and checksum and left the pseudo-header sum without the length in
     /// the TCP checksum field.
+    #[cfg_attr(not(test), expect(dead_code, reason = "segmentation is not offered yet"))]
     pub(super) fn segmentation(gso: Gso, ip: u8, tcp: u8, headers: u8, len: u32) -> Self {
         const TCP: u64 = 1 << 24;
         const IPV4: u64 = 1 << 25;
@@ -153,7 +154,7 @@ mod tests {
     fn a_segmentation_context_has_the_lengths_where_the_card_looks() {
         let gso = Gso { ipv6: false, size: 1448 };
         let offload = Offload::segmentation(gso, 14, 34, 66, 66 + 4000);
-        let Some(Context { low, high }) = offload.context else { panic!("no context") };
+        let Some(Context { low, high }) = offload.context else { unreachable!("no context") };
         assert_eq!(low, 14 | 24 << 8 | 33 << 16 | 34 << 32 | 50 << 40);
         assert_eq!((high & 0xf_ffff, high >> 40 & 0xff, high >> 48), (4000, 66, 1448));
         assert_eq!(offload.data(1) & (TSE | TXSM | IXSM), TSE | TXSM | IXSM);
