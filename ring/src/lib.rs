@@ -2,9 +2,9 @@
 //!
 //! - [`back`]: the backend's half of a shared ring.
 //! - [`mem`]: shared memory as words by value.
+//! - [`blkif`]: block requests and responses.
 //! - [`netif`]: network requests and responses, copied once and then validated into other types.
 //! - [`pciif`]: requests to xen-pciback. Here we are the *frontend*.
-//! - [`pciif`]: requests to xen-pciback.
 //!
 //! No hypercalls, no xenstore, no allocation, no logging.
 
@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod back;
+pub mod blkif;
 mod ids;
 pub mod mem;
 pub mod netif;
