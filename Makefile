@@ -48,8 +48,12 @@ $(IMAGES): $(SOURCES)
 	@echo "building domain images"
 	$(CARGO) images
 	@mkdir -p out
-	@cp target/x86_64-unknown-linux-gnu/release/netback-dom out/netback-dom
-	@./images/check-image out/netback-dom
+	@for image in $(notdir $(IMAGES)); do \
+		cp target/x86_64-unknown-linux-gnu/release/$$image out/$$image && \
+		objcopy --only-keep-debug out/$$image out/$$image.debug && strip out/$$image || exit 1; \
+	done
+	@./images/check-image $(IMAGES:=.debug) || true
+	@./images/check-image $(IMAGES)
 
 testbed: setup ## Build the test bed for XEN (cached until its recipe changes)
 	@./images/build $(XEN)

@@ -13,6 +13,8 @@ use core::future::{Future, poll_fn};
 use core::pin::Pin;
 use core::task::{Context, Poll, Waker};
 
+use crate::hyp::Hypervisor;
+
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// The set of running tasks. Cloning gives another handle to the same set.
@@ -75,6 +77,21 @@ impl Tasks {
     /// A flag that wakes these tasks.
     pub fn signal(&self) -> Signal {
         Signal { set: Rc::default(), dirty: self.dirty.clone() }
+    }
+}
+
+/// Runs one future to its end, sleeping in between. For start-up and shutdown, when there is nothing else to do.
+pub fn block_on<H: Hypervisor, T>(hyp: &H, future: impl Future<Output = T>) -> T {
+    let mut future = core::pin::pin!(future);
+    let mut cx = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut cx) {
+            return value;
+        }
+        let deadline = hyp.take_wake_at();
+        if !hyp.poll(hyp.now()) {
+            hyp.wait(deadline);
+        }
     }
 }
 

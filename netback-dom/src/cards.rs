@@ -1,0 +1,133 @@
+//! The cards of the domain: found on the PCI bus at start, taken out of service when they fail.
+
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use pciback::{BusError, PciBus};
+use xen_pv_rt::hyp::{Instant, Platform};
+
+use crate::dataplane::Uplinks;
+use crate::nic::{AttachedNic, Link, Nic, ProbeError};
+
+/// How often a card is looked at without an interrupt: finds work whose interrupt was lost, and the link's state.
+const SLOW_POLL: Duration = Duration::from_millis(100);
+
+/// Why the domain has no card to serve.
+#[derive(Debug)]
+pub enum NoCards {
+    /// The connection to xen-pciback.
+    Bus(BusError),
+    /// A card was given and could not be used. One bad card is enough: what was asked for cannot be done.
+    Card(ProbeError),
+}
+
+impl fmt::Display for NoCards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bus(error) => error.fmt(f),
+            Self::Card(error) => error.fmt(f),
+        }
+    }
+}
+
+/// All cards, in the order of `pci=[...]`.
+pub struct Cards<H: Platform> {
+    bus: PciBus<H>,
+    /// `None` for a card that has failed.
+    cards: Vec<Option<AttachedNic<H>>>,
+    links: Vec<Link>,
+    next_poll: Instant,
+}
+
+impl<H: Platform> Cards<H> {
+    /// Connects to xen-pciback and puts every function into service.
+    ///
+    /// # Errors
+    /// [`NoCards`] if there is none, or one that cannot be used.
+    pub async fn start(hyp: &H) -> Result<Self, NoCards> {
+        let bus = PciBus::connect(hyp.clone()).await.map_err(NoCards::Bus)?;
+        let mut cards = Vec::new();
+        for sbdf in bus.functions() {
+            let device = bus.device(*sbdf).map_err(|error| NoCards::Card(error.into()))?;
+            let mut card = AttachedNic::attach(device).await.map_err(NoCards::Card)?;
+            log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
+            cards.push(Some(card));
+        }
+        let links = cards.iter().map(|_| Link::Down).collect();
+        Ok(Self { bus, cards, links, next_poll: Instant::default() })
+    }
+
+    /// Looks at every card that has interrupted, and at all of them now and then.
+    ///
+    /// Returns whether there may be frames to take.
+    pub fn poll(&mut self, now: Instant) -> bool {
+        let slow = now >= self.next_poll;
+        if slow {
+            self.next_poll = now.saturating_add(SLOW_POLL);
+            self.bus.poll();
+        }
+        let mut work = false;
+        for (slot, link) in self.cards.iter_mut().zip(&mut self.links) {
+            let Some(card) = slot else { continue };
+            let interrupted = card.interrupts().take_pending();
+            if !interrupted && !slow {
+                continue;
+            }
+            let health = card.card().poll();
+            card.interrupts().eoi();
+            work |= interrupted;
+            if let Err(error) = health {
+                log::error!("be=hw pci={} cause=NIC_FAILED {error} action=kill", card.sbdf());
+                *slot = None;
+                continue;
+            }
+            report_link(card, link);
+        }
+        work
+    }
+
+    /// When [`poll`](Self::poll) is due without an interrupt.
+    pub fn next_poll(&self) -> Instant {
+        self.next_poll
+    }
+
+    /// Asks every card for an interrupt. Returns whether one of them has work already.
+    pub fn arm(&mut self) -> bool {
+        // All of them are asked, so no short circuit.
+        self.cards.iter_mut().flatten().fold(false, |work, card| card.card().enable_interrupts() | work)
+    }
+
+    /// Stops all cards and lets go of the bus.
+    pub async fn stop(mut self) {
+        for card in self.cards.iter_mut().flatten() {
+            card.card().quiesce();
+        }
+        self.cards.clear();
+        self.bus.disconnect().await;
+    }
+}
+
+fn report_link<H: Platform>(card: &mut AttachedNic<H>, last: &mut Link) {
+    let link = card.card().link();
+    if link == *last {
+        return;
+    }
+    *last = link;
+    match link {
+        Link::Down => log::warn!("nic {}: link is down", card.sbdf()),
+        Link::Up(0) => log::info!("nic {}: link is up", card.sbdf()),
+        Link::Up(speed) => log::info!("nic {}: link is up at {speed} Mbit/s", card.sbdf()),
+    }
+}
+
+impl<H: Platform> Uplinks for Cards<H> {
+    fn count(&self) -> u8 {
+        u8::try_from(self.cards.len()).unwrap_or(u8::MAX)
+    }
+
+    fn nic(&mut self, index: u8) -> Option<&mut dyn Nic> {
+        let card = self.cards.get_mut(usize::from(index))?.as_mut()?;
+        Some(card.card())
+    }
+}

@@ -1,0 +1,147 @@
+//! The domain: start, event loop, end.
+//!
+//! One turn of the loop serves the control plane if it has something to do, looks at the cards that have
+//! interrupted, and lets the data plane move a bounded number of packets. Only when nothing moved are cards
+//! and frontends asked for an event each, and then the domain sleeps in one hypercall.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::fmt;
+
+use xen_pv_rt::hyp::{DmaError, Instant, Platform, Transaction, Watch};
+use xen_pv_rt::task::{Signal, Tasks, block_on};
+
+use crate::cards::{Cards, NoCards};
+use crate::config::{Config, ConfigError};
+use crate::dataplane::{Memory, Turn, Uplinks as _};
+use crate::frame::TailPool;
+use crate::netback::{Netback, Options};
+use crate::switch::BridgeId;
+
+/// Buffers for packets from guests.
+const BUFFERS: usize = 512;
+/// Packets of several buffers at a time.
+const TAILS: usize = 128;
+/// Pages that may wait for slow guests, over all vifs.
+const HELD_PAGES: usize = 256;
+
+/// What the toolstack asks of the domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// To end.
+    PowerOff,
+    /// To end and be started again.
+    Reboot,
+}
+
+/// Why the domain does not serve.
+#[derive(Debug)]
+pub enum StartError {
+    /// The command line.
+    Config(ConfigError),
+    /// The cards.
+    Cards(NoCards),
+    /// The memory for buffers.
+    Memory(DmaError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Cards(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+        }
+    }
+}
+
+/// The domain in service.
+pub struct Domain<H: Platform> {
+    hyp: H,
+    tasks: Tasks,
+    cards: Cards<H>,
+    netback: Netback<H>,
+    /// What the toolstack asked for last.
+    request: Rc<Cell<Option<Request>>>,
+    /// When a task wants to be polled.
+    wake_at: Option<Instant>,
+}
+
+impl<H: Platform> Domain<H> {
+    /// Reads the command line, starts the cards, and begins to serve vifs.
+    ///
+    /// # Errors
+    /// [`StartError`]: one line that says what is wrong with the domain's configuration.
+    pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
+        let config = Config::parse(command_line).map_err(StartError::Config)?;
+        log::set_max_level(config.log);
+        let cards = block_on(&hyp, Cards::start(&hyp)).map_err(StartError::Cards)?;
+        let tasks = Tasks::new();
+        let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
+        let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
+        let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, Options::default());
+        (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
+        netback.spawn_hotplug();
+        let request = Rc::new(Cell::new(None));
+        tasks.spawn(watch_control(hyp.clone(), request.clone(), tasks.signal()));
+        Ok(Self { hyp, tasks, cards, netback, request, wake_at: Some(Instant::default()) })
+    }
+
+    /// Serves until the toolstack asks for the end, and says how.
+    ///
+    /// `each_turn` is called once per turn of the loop.
+    pub fn serve(&mut self, each_turn: impl Fn()) -> Request {
+        loop {
+            each_turn();
+            let now = self.hyp.now();
+            self.poll_tasks(now);
+            if let Some(request) = self.request.take() {
+                return request;
+            }
+            let interrupted = self.cards.poll(now);
+            let turn = self.netback.poll(&mut self.cards);
+            if !interrupted && turn == Turn::Idle {
+                self.sleep();
+            }
+        }
+    }
+
+    /// Stops the cards and lets go of them, for the end of the domain.
+    pub fn stop(self) {
+        block_on(&self.hyp, self.cards.stop());
+    }
+
+    fn poll_tasks(&mut self, now: Instant) {
+        let answered = self.hyp.poll(now);
+        if answered || self.tasks.is_dirty() || self.wake_at.is_some_and(|at| now >= at) {
+            self.tasks.poll();
+            self.wake_at = self.hyp.take_wake_at();
+        }
+    }
+
+    /// Sleeps, unless something arrives while everybody is asked for an event.
+    fn sleep(&mut self) {
+        if self.cards.arm() | (self.netback.arm() == Turn::Busy) | self.tasks.is_dirty() {
+            return;
+        }
+        let deadlines = [self.wake_at, self.netback.next_deadline(), Some(self.cards.next_poll())];
+        self.hyp.wait(deadlines.into_iter().flatten().min());
+    }
+}
+
+async fn watch_control<H: Platform>(hyp: H, request: Rc<Cell<Option<Request>>>, wake: Signal) {
+    const NODE: &str = "control/shutdown";
+    let Ok(watch) = hyp.watch(NODE).await else { return };
+    loop {
+        watch.next().await;
+        let asked = match hyp.read(Transaction::NONE, NODE).await.as_deref() {
+            Ok(b"poweroff" | b"halt") => Request::PowerOff,
+            Ok(b"reboot") => Request::Reboot,
+            _ => continue,
+        };
+        // Emptied, so that the toolstack sees that we have seen it.
+        let _ = hyp.write(Transaction::NONE, NODE, "").await;
+        request.set(Some(asked));
+        wake.raise();
+    }
+}
