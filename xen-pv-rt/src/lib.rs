@@ -20,3 +20,4 @@ pub mod arch;
 pub mod hyp;
 pub mod task;
 pub mod xenbus;
+pub mod xenstore;
