@@ -3,6 +3,8 @@
 //! Link arguments do not propagate from dependencies, so each image crate runs this itself. Without
 //! `--cfg xen_guest` the binary is an ordinary host program and nothing is added.
 
+#![allow(clippy::expect_used, reason = "a build script fails by panicking")]
+
 use std::path::Path;
 
 fn main() {

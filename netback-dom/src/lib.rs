@@ -14,9 +14,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod cards;
 pub mod checksum;
+pub mod config;
 pub mod dataplane;
+pub mod domain;
 pub mod frame;
+mod gate;
 mod hotplug;
 pub mod netback;
 pub mod nic;

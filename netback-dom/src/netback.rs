@@ -22,9 +22,13 @@ use xen_pv_rt::task::{Signal, Tasks};
 use xen_pv_rt::xenbus::BackendPath;
 
 use crate::dataplane::{Memory, Plane, Turn, Uplinks};
+use crate::gate::Gate;
 use crate::hotplug;
 use crate::switch::{BridgeId, TableLimits};
 use crate::vif::counters::VifCounters;
+
+/// Transactions at a time.
+const TRANSACTIONS: usize = 4;
 
 /// What can be set about a [`Netback`].
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub(crate) struct Shared<H: Hypervisor> {
     pub(crate) plane: RefCell<Plane<H>>,
     /// Set when the domain shuts down.
     pub(crate) stopping: Cell<bool>,
+    /// For transactions: xenstored lets a domain have ten at a time.
+    pub(crate) transactions: Gate,
     /// Makes the hotplug task look at all directories.
     pub(crate) rescan: Signal,
     options: Options,
@@ -118,7 +124,8 @@ impl<H: Hypervisor> Netback<H> {
         let rescan = tasks.signal();
         let stopping = Cell::new(false);
         let devices = RefCell::default();
-        Self { shared: Rc::new(Shared { hyp, tasks, plane, stopping, rescan, options, devices }) }
+        let transactions = Gate::new(&tasks, TRANSACTIONS);
+        Self { shared: Rc::new(Shared { hyp, tasks, plane, stopping, transactions, rescan, options, devices }) }
     }
 
     /// Adds the next card to a bridge; the order is that of [`Uplinks`].

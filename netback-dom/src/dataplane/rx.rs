@@ -34,6 +34,8 @@ impl<H: Hypervisor> Plane<H> {
         }
         let max_frame = port.max_frame();
         let Some(queue) = port.queues.get_mut(number) else { return false };
+        // A stalled frontend is back when it has posted buffers.
+        queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < slots_for(len));
         let cause = if len > max_frame {
             Some(Cause::RxFit)
         } else if queue.stalled {

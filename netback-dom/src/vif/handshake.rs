@@ -123,11 +123,15 @@ impl<H: Hypervisor> Device<H> {
             }
         }
         self.pace(STATE_PACE).await;
-        match advertise(&self.shared.hyp, &self.path).await {
-            Ok(()) => self.published = self.shared.hyp.now(),
-            Err(error) => return Err(self.refuse(cause_of(error)).await),
+        let advertised = {
+            let _pass = self.shared.transactions.enter().await;
+            advertise(&self.shared.hyp, &self.path).await
+        };
+        self.published = self.shared.hyp.now();
+        match advertised {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refuse(cause_of(error)).await),
         }
-        Ok(())
     }
 
     /// Reads the toolstack's keys, which may appear one by one.
@@ -293,6 +297,7 @@ impl<H: Hypervisor> Device<H> {
     /// Removes the directory, unless it is wanted again. Returns whether it is gone.
     async fn remove(&self) -> bool {
         let hyp = &self.shared.hyp;
+        let _pass = self.shared.transactions.enter().await;
         let Ok(t) = hyp.begin().await else { return false };
         match hyp.read(t, &self.path.key("online")).await {
             Ok(online) if online != b"0" => {
@@ -361,6 +366,7 @@ impl<H: Hypervisor> Device<H> {
     async fn try_publish(&self, state: XenbusState) -> Result<(), XsError> {
         let hyp = &self.shared.hyp;
         let key = self.path.key("state");
+        let _pass = self.shared.transactions.enter().await;
         let t = hyp.begin().await?;
         // Writing would create the directory anew if the toolstack had just removed it.
         let written = match hyp.read(t, &key).await {
