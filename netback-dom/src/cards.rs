@@ -75,7 +75,6 @@ impl<H: Platform> Cards<H> {
                 continue;
             }
             let health = card.card().poll();
-            card.interrupts().eoi();
             work |= interrupted;
             if let Err(error) = health {
                 log::error!("be=hw pci={} cause=NIC_FAILED {error} action=kill", card.sbdf());
@@ -94,8 +93,13 @@ impl<H: Platform> Cards<H> {
 
     /// Asks every card for an interrupt. Returns whether one of them has work already.
     pub fn arm(&mut self) -> bool {
-        // All of them are asked, so no short circuit.
-        self.cards.iter_mut().flatten().fold(false, |work, card| card.card().enable_interrupts() | work)
+        let mut work = false;
+        for card in self.cards.iter_mut().flatten() {
+            work |= card.card().enable_interrupts();
+            // Only now is the interrupt line deasserted; earlier, it would interrupt again at once.
+            card.interrupts().eoi();
+        }
+        work
     }
 
     /// Stops all cards and lets go of the bus.

@@ -7,11 +7,13 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
+use embassy_futures::join::{join, join3};
 use embassy_futures::select::select;
 use ring::pciif;
 use xen_pv_rt::hyp::{Domid, Instant, Pirq, Platform, Transaction, Watch, XsError, sleep_until};
-use xen_pv_rt::xenbus::{XenbusState, read_number, read_number_or, read_text, write_all};
+use xen_pv_rt::xenbus::{XenbusState, read_number, read_number_or, read_text};
 
+use crate::interrupts::Source;
 use crate::ops::OpPage;
 use crate::{BusError, PciDevice, PciError, Sbdf};
 
@@ -24,8 +26,8 @@ const DISCONNECT_DEADLINE: Duration = Duration::from_secs(2);
 /// More functions than libxl puts on one bus; what Dom0 announces beyond is ignored.
 const MAX_FUNCTIONS: u32 = 64;
 
-/// Ports bound to interrupt lines that functions share; empty once the last of them is released.
-type Lines<P> = RefCell<Vec<(Pirq, Weak<P>)>>;
+/// Interrupt lines in use, which functions may share; an entry is dead once the last of them is released.
+type Lines<P> = RefCell<Vec<(Pirq, Weak<Source<P>>)>>;
 
 pub(crate) struct Inner<H: Platform> {
     pub(crate) hyp: H,
@@ -52,13 +54,15 @@ impl<H: Platform> PciBus<H> {
     /// # Errors
     /// [`BusError::NoDevices`] if the domain has none, or what failed.
     pub async fn connect(hyp: H) -> Result<Self, BusError> {
-        let backend = match read_text(&hyp, &format!("{FRONTEND}/backend")).await {
+        let key = |name: &str| format!("{FRONTEND}/{name}");
+        let (backend_key, domid_key) = (key("backend"), key("backend-id"));
+        // Requests that do not depend on each other are under way together: each round trip is Dom0's time.
+        let (backend, domid) = join(read_text(&hyp, &backend_key), read_number(&hyp, &domid_key)).await;
+        let backend = match backend {
             Err(XsError::NoEntry) => return Err(BusError::NoDevices),
             other => other.map_err(|e| BusError::Xenstore("device/pci/0/backend", e))?,
         };
-        let domid = read_number(&hyp, &format!("{FRONTEND}/backend-id"))
-            .await
-            .map_err(|e| BusError::Xenstore("device/pci/0/backend-id", e))?;
+        let domid = domid.map_err(|e| BusError::Xenstore("device/pci/0/backend-id", e))?;
         let ops = OpPage::new(hyp.clone(), Domid::from_raw(domid))?;
         // Published at once: the backend looks for it when it gets as far as Initialised.
         publish(&hyp, &ops).await.map_err(|e| BusError::Xenstore("device/pci/0", e))?;
@@ -67,11 +71,12 @@ impl<H: Platform> PciBus<H> {
         if state != XenbusState::Connected {
             return Err(BusError::NotConnected(state));
         }
-        let functions = functions(&hyp, &backend).await?;
+        let (functions, told) = join(functions(&hyp, &backend), set_state(&hyp, XenbusState::Connected)).await;
+        told.map_err(|e| BusError::Xenstore("device/pci/0/state", e))?;
+        let functions = functions?;
         if functions.is_empty() {
             return Err(BusError::NoDevices);
         }
-        set_state(&hyp, XenbusState::Connected).await.map_err(|e| BusError::Xenstore("device/pci/0/state", e))?;
         let (lines, taken) = (RefCell::default(), RefCell::default());
         Ok(Self(Rc::new(Inner { hyp, ops, lines, taken, backend, functions })))
     }
@@ -119,14 +124,14 @@ async fn set_state<H: Platform>(hyp: &H, state: XenbusState) -> Result<(), XsErr
     hyp.write(Transaction::NONE, &format!("{FRONTEND}/state"), state.as_str()).await
 }
 
+/// Not a transaction, which would take three times as long: the state goes last, and nobody reads the others
+/// before they have seen it.
 async fn publish<H: Platform>(hyp: &H, ops: &OpPage<H>) -> Result<(), XsError> {
-    let keys = [
-        ("pci-op-ref", ops.gref().to_string()),
-        ("event-channel", ops.port().to_string()),
-        ("magic", pciif::MAGIC.to_string()),
-        ("state", XenbusState::Initialised.as_str().to_string()),
-    ];
-    write_all(hyp, &keys.map(|(key, value)| (format!("{FRONTEND}/{key}"), value))).await
+    let (gref, port) = (ops.gref().to_string(), ops.port().to_string());
+    let write = async |key: &str, value: &str| hyp.write(Transaction::NONE, &format!("{FRONTEND}/{key}"), value).await;
+    let (a, b, c) = join3(write("pci-op-ref", &gref), write("event-channel", &port), write("magic", pciif::MAGIC)).await;
+    a.and(b).and(c)?;
+    set_state(hyp, XenbusState::Initialised).await
 }
 
 /// The backend's state once `done` accepts it, or as it was at the deadline.

@@ -4,7 +4,8 @@
 //! its methods are `unsafe`, cannot report errors, and its capability walk trusts the device to end it.
 
 use alloc::rc::Rc;
-use core::cell::Cell;
+use alloc::vec::Vec;
+use core::cell::{Cell, RefCell};
 use core::time::Duration;
 
 use pci_types::CommandRegister;
@@ -18,8 +19,8 @@ use crate::{InterruptKind, Interrupts, PciCause, PciError, Sbdf};
 
 /// Offsets in configuration space. PCI Local Bus 3.0, 6.1 and 6.7.
 mod reg {
-    pub(super) const VENDOR_ID: u16 = 0x00;
-    pub(super) const DEVICE_ID: u16 = 0x02;
+    /// Vendor id, device id above it.
+    pub(super) const IDS: u16 = 0x00;
     pub(super) const COMMAND: u16 = 0x04;
     pub(super) const STATUS: u16 = 0x06;
     pub(super) const CLASS: u16 = 0x08;
@@ -44,6 +45,8 @@ pub struct Capability {
     pub id: u8,
     /// Where it starts in configuration space, 0x40 to 0xfc.
     pub offset: u16,
+    /// Its fourth byte, which tells capabilities of one vendor apart.
+    pub kind: u8,
 }
 
 /// A passed-through function in use. Dropping it stops its bus mastering and lets it be taken again.
@@ -56,6 +59,10 @@ pub struct PciDevice<H: Platform> {
     interrupts: Rc<Cell<Option<InterruptKind>>>,
     /// The BARs, once they were sized.
     bars: Cell<Option<[Option<Bar>; 6]>>,
+    /// The capabilities, once they were read.
+    list: RefCell<Option<Vec<Capability>>>,
+    /// What was last written to the command register, once it was read.
+    command: Cell<Option<CommandRegister>>,
 }
 
 const fn bar_offset(index: u8) -> u16 {
@@ -69,9 +76,18 @@ impl<H: Platform> PciDevice<H> {
             return Err(PciError { sbdf, cause: PciCause::Busy });
         }
         bus.taken.borrow_mut().push(sbdf);
-        let mut this = Self { bus, sbdf, vendor: 0, device: 0, interrupts: Rc::default(), bars: Cell::new(None) };
-        this.vendor = this.read16(reg::VENDOR_ID)?;
-        this.device = this.read16(reg::DEVICE_ID)?;
+        let mut this = Self {
+            bus,
+            sbdf,
+            vendor: 0,
+            device: 0,
+            interrupts: Rc::default(),
+            bars: Cell::new(None),
+            list: RefCell::new(None),
+            command: Cell::new(None),
+        };
+        let [a, b, c, d] = this.read32(reg::IDS)?.to_le_bytes();
+        (this.vendor, this.device) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
         if this.vendor == 0xffff { Err(this.error(PciCause::Absent)) } else { Ok(this) }
     }
 
@@ -163,33 +179,30 @@ impl<H: Platform> PciDevice<H> {
         self.sbdf.into()
     }
 
-    /// Calls `visit` for each capability until it returns something.
+    /// The capability list.
     ///
-    /// The list is the device's: a loop, or a pointer outside of the area for capabilities, ends it.
+    /// It is the device's: a loop, or a pointer outside of the area for capabilities, ends it.
     ///
     /// # Errors
-    /// What reading gave, or what `visit` gave.
-    pub fn find_capability<T>(
-        &self,
-        mut visit: impl FnMut(Capability) -> Result<Option<T>, PciError>,
-    ) -> Result<Option<T>, PciError> {
+    /// As [`read8`](Self::read8).
+    pub fn capabilities(&self) -> Result<Vec<Capability>, PciError> {
         /// Status register: there is a list.
         const HAS_LIST: u16 = 1 << 4;
-        if self.read16(reg::STATUS)? & HAS_LIST == 0 {
-            return Ok(None);
+        if let Some(list) = &*self.list.borrow() {
+            return Ok(list.clone());
         }
-        let mut offset = u16::from(self.read8(reg::CAPABILITIES)?) & !3;
-        for _ in 0..MAX_CAPABILITIES {
-            if offset < reg::FIRST_CAPABILITY {
-                break;
-            }
-            let [id, next] = self.read16(offset)?.to_le_bytes();
-            if let Some(found) = visit(Capability { id, offset })? {
-                return Ok(Some(found));
-            }
+        let mut list = Vec::new();
+        let mut offset = 0;
+        if self.read16(reg::STATUS)? & HAS_LIST != 0 {
+            offset = u16::from(self.read8(reg::CAPABILITIES)?) & !3;
+        }
+        while offset >= reg::FIRST_CAPABILITY && list.len() < MAX_CAPABILITIES {
+            let [id, next, _, kind] = self.read32(offset)?.to_le_bytes();
+            list.push(Capability { id, offset, kind });
             offset = u16::from(next) & !3;
         }
-        Ok(None)
+        *self.list.borrow_mut() = Some(list.clone());
+        Ok(list)
     }
 
     /// Where the capability with that id starts.
@@ -197,7 +210,7 @@ impl<H: Platform> PciDevice<H> {
     /// # Errors
     /// As [`read8`](Self::read8).
     pub fn capability(&self, id: u8) -> Result<Option<u16>, PciError> {
-        self.find_capability(|cap| Ok((cap.id == id).then_some(cap.offset)))
+        Ok(self.capabilities()?.iter().find(|cap| cap.id == id).map(|cap| cap.offset))
     }
 
     /// The function's BARs, by number. The slot that a wide BAR takes up in addition is `None`.
@@ -228,9 +241,9 @@ impl<H: Platform> PciDevice<H> {
     }
 
     fn read_bar(&self, index: u8) -> Result<Option<Bar>, PciError> {
-        let (low, low_sized) = self.size_bar(index)?;
+        let (low, low_sized) = self.size_bar(index, false)?;
         let (value, sized) = if bar::is_wide(low) {
-            let (high, high_sized) = self.size_bar(index.saturating_add(1))?;
+            let (high, high_sized) = self.size_bar(index.saturating_add(1), true)?;
             (u64::from(high) << 32 | u64::from(low), u64::from(high_sized) << 32 | u64::from(low_sized))
         } else {
             (u64::from(low), u64::from(low_sized))
@@ -240,12 +253,17 @@ impl<H: Platform> PciDevice<H> {
 
     /// A BAR slot's value, and what it reads back after all ones. pciback stages that one write and keeps the
     /// real register as it is, so this is safe while the function decodes.
-    fn size_bar(&self, index: u8) -> Result<(u32, u32), PciError> {
+    fn size_bar(&self, index: u8, upper: bool) -> Result<(u32, u32), PciError> {
         if index > 5 {
             return Err(self.error(PciCause::Bar(index, "does not exist")));
         }
         let offset = bar_offset(index);
         let value = self.read32(offset)?;
+        // I/O ports are left alone, and pciback shows a slot that is not implemented as zero. But half of a wide
+        // BAR may well be zero.
+        if !upper && (value == 0 || value & 1 == 1) {
+            return Ok((value, 0));
+        }
         self.write32(offset, u32::MAX)?;
         let sized = self.read32(offset)?;
         self.write32(offset, value)?;
@@ -277,24 +295,28 @@ impl<H: Platform> PciDevice<H> {
     /// running, and its driver has not reset it yet.
     ///
     /// # Errors
-    /// [`PciCause::Command`] if pciback did not let it happen, or as [`read8`](Self::read8).
+    /// As [`read8`](Self::read8).
     pub fn enable_memory(&self) -> Result<(), PciError> {
-        self.set_command(CommandRegister::MEMORY_ENABLE, "memory decoding")
+        self.change_command(CommandRegister::BUS_MASTER_ENABLE, CommandRegister::MEMORY_ENABLE)
     }
 
     /// Lets the function do DMA. To be called when the driver has reset it.
     ///
     /// # Errors
-    /// As [`enable_memory`](Self::enable_memory).
+    /// [`PciCause::Command`] if pciback did not let it or [`enable_memory`](Self::enable_memory) happen, or as
+    /// [`read8`](Self::read8).
     pub fn enable_bus_master(&self) -> Result<(), PciError> {
-        self.set_command(CommandRegister::BUS_MASTER_ENABLE, "bus mastering")
-    }
-
-    fn set_command(&self, bit: CommandRegister, what: &'static str) -> Result<(), PciError> {
-        let command = self.read16(reg::COMMAND)?;
-        self.write16(reg::COMMAND, command | bit.bits())?;
+        self.change_command(CommandRegister::empty(), CommandRegister::BUS_MASTER_ENABLE)?;
         let now = CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?);
-        if now.contains(bit) { Ok(()) } else { Err(self.error(PciCause::Command(what))) }
+        for (bit, what) in [
+            (CommandRegister::MEMORY_ENABLE, "memory decoding"),
+            (CommandRegister::BUS_MASTER_ENABLE, "bus mastering"),
+        ] {
+            if !now.contains(bit) {
+                return Err(self.error(PciCause::Command(what)));
+            }
+        }
+        Ok(())
     }
 
     /// Stops the function's DMA.
@@ -302,8 +324,17 @@ impl<H: Platform> PciDevice<H> {
     /// # Errors
     /// As [`read8`](Self::read8).
     pub fn disable_bus_master(&self) -> Result<(), PciError> {
-        let command = CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?);
-        self.write16(reg::COMMAND, command.difference(CommandRegister::BUS_MASTER_ENABLE).bits())
+        self.change_command(CommandRegister::BUS_MASTER_ENABLE, CommandRegister::empty())
+    }
+
+    fn change_command(&self, clear: CommandRegister, set: CommandRegister) -> Result<(), PciError> {
+        let command = match self.command.get() {
+            Some(command) => command,
+            None => CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?),
+        };
+        let command = command.difference(clear).union(set);
+        self.command.set(Some(command));
+        self.write16(reg::COMMAND, command.bits())
     }
 
     /// Sets up interrupts: MSI-X with up to `wanted` vectors, else MSI, else the interrupt line.
@@ -338,7 +369,7 @@ impl<H: Platform> PciDevice<H> {
         }
         self.write16(control, value | START)?;
         sleep(&self.bus.hyp, RESET_TIME).await;
-        if self.read16(reg::VENDOR_ID)? != self.vendor {
+        if self.read16(reg::IDS)? != self.vendor {
             return Err(self.error(PciCause::Absent));
         }
         // The reset has cleared these; pciback lets a BAR's own value be restored, and its idea of the command
@@ -347,6 +378,7 @@ impl<H: Platform> PciDevice<H> {
             self.write32(bar_offset(index), slot)?;
         }
         self.write16(reg::COMMAND, 0)?;
+        self.command.set(Some(CommandRegister::empty()));
         self.enable_memory()
     }
 }
@@ -354,7 +386,7 @@ impl<H: Platform> PciDevice<H> {
 impl<H: Platform> Drop for PciDevice<H> {
     fn drop(&mut self) {
         // If pciback no longer answers there is nothing to be done, and Dom0 resets the device anyway.
-        if self.vendor != 0 && self.vendor != 0xffff {
+        if self.command.get().is_some_and(|command| command.contains(CommandRegister::BUS_MASTER_ENABLE)) {
             let _ = self.disable_bus_master();
         }
         self.bus.taken.borrow_mut().retain(|sbdf| *sbdf != self.sbdf);

@@ -2,6 +2,10 @@
 //!
 //! For MSI and MSI-X, pciback programs the function and answers with Xen's number for each interrupt (pirq);
 //! for the line, the number is in the interrupt line register. Either way an event channel is bound to it.
+//!
+//! The order that a line needs: notice the interrupt ([`Interrupts::take_pending`]), serve the function, have
+//! its driver deassert the line, then [`Interrupts::eoi`]. Until the last step Xen keeps the line quiet, for
+//! functions of other domains on it as well, so a domain that is busy for long does the last two now and then.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -18,9 +22,8 @@ use crate::{PciCause, PciDevice, PciError, Sbdf};
 const CAP_MSI: u8 = 0x05;
 /// Capability id of MSI-X.
 const CAP_MSIX: u8 = 0x11;
-/// Interrupt line and pin registers. PCI Local Bus 3.0, 6.2.4.
+/// Interrupt line register, with the interrupt pin register above it. PCI Local Bus 3.0, 6.2.4.
 const INTERRUPT_LINE: u16 = 0x3c;
-const INTERRUPT_PIN: u16 = 0x3d;
 
 /// How a function interrupts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +46,42 @@ impl fmt::Display for InterruptKind {
     }
 }
 
+/// An event channel bound to an interrupt. Functions on the same line share it.
+pub(crate) struct Source<P> {
+    port: P,
+    /// Times it was found pending; wraps.
+    fired: Cell<u32>,
+    /// It was found pending and end of interrupt was not signalled yet.
+    owed: Cell<bool>,
+}
+
+impl<P> Source<P> {
+    fn new(port: P) -> Self {
+        Self { port, fired: Cell::new(0), owed: Cell::new(false) }
+    }
+}
+
+/// One vector of a function.
+struct Vector<P> {
+    source: Rc<Source<P>>,
+    /// What [`Source::fired`] was when the function last looked.
+    seen: Cell<u32>,
+}
+
+impl<P> Vector<P> {
+    fn new(source: Rc<Source<P>>) -> Self {
+        let seen = Cell::new(source.fired.get());
+        Self { source, seen }
+    }
+}
+
 /// The interrupts of a function. Dropping them unbinds the ports and has pciback disable them.
 pub struct Interrupts<H: Platform> {
     bus: Rc<Inner<H>>,
     sbdf: Sbdf,
     kind: InterruptKind,
-    ports: Vec<Rc<H::Port>>,
+    /// One per vector.
+    vectors: Vec<Vector<H::Port>>,
     state: Rc<Cell<Option<InterruptKind>>>,
 }
 
@@ -81,24 +114,26 @@ impl<H: Platform> Interrupts<H> {
         self.kind
     }
 
-    /// The ports: one per vector with MSI-X, at least one.
-    ///
-    /// Functions that share an interrupt line share the port too: when it is pending, look at all of them.
-    pub fn ports(&self) -> &[Rc<H::Port>] {
-        &self.ports
-    }
-
-    /// Tests and clears the pending bits of all ports.
+    /// Whether the function, or another one on its line, has interrupted since the last call.
     pub fn take_pending(&self) -> bool {
-        // Not `any`, which stops at the first: the others' bits are to be cleared as well.
-        self.ports.iter().filter(|port| self.bus.hyp.take_pending(port)).count() > 0
+        let mut pending = false;
+        for Vector { source, seen } in &self.vectors {
+            if self.bus.hyp.take_pending(&source.port) {
+                source.fired.set(source.fired.get().wrapping_add(1));
+                source.owed.set(true);
+            }
+            pending |= seen.replace(source.fired.get()) != source.fired.get();
+        }
+        pending
     }
 
-    /// Lets the line interrupt again, to be called when the function no longer asserts it. Cheap if Xen does
-    /// not ask for it.
+    /// Lets the line interrupt again. To be called when the driver has made the function deassert it; before,
+    /// it would interrupt again at once. Does nothing unless there was an interrupt.
     pub fn eoi(&self) {
-        for port in &self.ports {
-            self.bus.hyp.eoi(port);
+        for Vector { source, .. } in &self.vectors {
+            if source.owed.take() {
+                self.bus.hyp.eoi(&source.port);
+            }
         }
     }
 
@@ -139,25 +174,26 @@ impl<H: Platform> Interrupts<H> {
     }
 
     fn line(device: &PciDevice<H>, _wanted: u16) -> Result<Option<Self>, Failure> {
-        let (line, pin) = (device.read8(INTERRUPT_LINE)?, device.read8(INTERRUPT_PIN)?);
+        let [line, pin] = device.read16(INTERRUPT_LINE)?.to_le_bytes();
         if pin == 0 || matches!(line, 0 | 0xff) {
             return Ok(None);
         }
         let pirq = Pirq::from_raw(line.into());
         let mut this = Self::enabled(device, InterruptKind::Intx);
         let mut lines = device.bus().lines.borrow_mut();
-        lines.retain(|(_, port)| port.strong_count() > 0);
-        let known = lines.iter().find(|(other, _)| *other == pirq).and_then(|(_, port)| port.upgrade());
-        let port = match known {
-            Some(port) => port,
+        lines.retain(|(_, source)| source.strong_count() > 0);
+        let known = lines.iter().find(|(other, _)| *other == pirq).and_then(|(_, source)| source.upgrade());
+        let source = match known {
+            Some(source) => source,
             None => {
                 let bound = device.bus().hyp.bind_pirq(pirq, true);
-                let port = Rc::new(bound.map_err(|_| Failure::Other("the interrupt line could not be bound"))?);
-                lines.push((pirq, Rc::downgrade(&port)));
-                port
+                let port = bound.map_err(|_| Failure::Other("the interrupt line could not be bound"))?;
+                let source = Rc::new(Source::new(port));
+                lines.push((pirq, Rc::downgrade(&source)));
+                source
             }
         };
-        this.ports.push(port);
+        this.vectors.push(Vector::new(source));
         Ok(Some(this))
     }
 
@@ -165,13 +201,13 @@ impl<H: Platform> Interrupts<H> {
     fn enabled(device: &PciDevice<H>, kind: InterruptKind) -> Self {
         let state = device.interrupts().clone();
         state.set(Some(kind));
-        Self { bus: device.bus().clone(), sbdf: device.sbdf(), kind, ports: Vec::new(), state }
+        Self { bus: device.bus().clone(), sbdf: device.sbdf(), kind, vectors: Vec::new(), state }
     }
 
     fn bind(mut self, pirqs: impl Iterator<Item = u32>) -> Result<Self, Failure> {
         for pirq in pirqs {
             match self.bus.hyp.bind_pirq(Pirq::from_raw(pirq), false) {
-                Ok(port) => self.ports.push(Rc::new(port)),
+                Ok(port) => self.vectors.push(Vector::new(Rc::new(Source::new(port)))),
                 Err(_) => return Err(Failure::Other("an MSI could not be bound to an event channel")),
             }
         }
@@ -182,7 +218,7 @@ impl<H: Platform> Interrupts<H> {
 impl<H: Platform> Drop for Interrupts<H> {
     fn drop(&mut self) {
         // Ports first: pciback's disabling ends the pirqs behind them.
-        self.ports.clear();
+        self.vectors.clear();
         let function = self.sbdf.into();
         let request = match self.kind {
             InterruptKind::MsiX => Some(OpRequest::disable_msix(function)),

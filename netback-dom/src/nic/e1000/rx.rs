@@ -29,6 +29,8 @@ pub(super) struct RxRing {
     untold: u8,
     /// The start of a frame was dropped; its end is to be dropped as well.
     discarding: bool,
+    /// Nothing was ever received: the buffers are zeros.
+    fresh: bool,
 }
 
 impl RxRing {
@@ -40,13 +42,17 @@ impl RxRing {
         if slots.len() != RING {
             return Err(NicError::NoMemory);
         }
-        Ok(Self { ring, pool, slots, next: 0, untold: 0, discarding: false })
+        Ok(Self { ring, pool, slots, next: 0, untold: 0, discarding: false, fresh: true })
     }
 
     /// Fills the ring anew and programs the card, which has been reset.
     pub(super) fn start<R: Mmio>(&mut self, regs: &Registers<R>) {
         (self.next, self.untold, self.discarding) = (0, 0, false);
+        let fresh = core::mem::replace(&mut self.fresh, false);
         for index in 0..=u8::MAX {
+            if !fresh {
+                self.clear(index);
+            }
             self.arm(index);
         }
         let base = self.ring.maddr().into_raw().to_le_bytes();
@@ -58,13 +64,18 @@ impl RxRing {
         regs.write(Reg::RDT, u8::MAX.into());
     }
 
-    /// Gives a slot's buffer to the card.
-    fn arm(&mut self, index: u8) {
-        let Some(buf) = self.slots.get_mut(usize::from(index)) else { return };
-        // What an earlier frame left must not reach anyone if the card reports more than it wrote.
-        if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(BUFFER)) {
+    /// Clears a slot's buffer: what an earlier frame left must not reach anyone if the card reports more than
+    /// it writes.
+    fn clear(&mut self, index: u8) {
+        let buf = self.slots.get_mut(usize::from(index)).map(DmaBuf::bytes_mut);
+        if let Some(dirty) = buf.and_then(|bytes| bytes.get_mut(..usize::from(BUFFER))) {
             dirty.fill(0);
         }
+    }
+
+    /// Gives a slot's buffer to the card.
+    fn arm(&self, index: u8) {
+        let Some(buf) = self.slots.get(usize::from(index)) else { return };
         let (address, status) = words(index);
         let ring = self.ring.dwords();
         if let (Some(address), Some(status)) = (ring.get(address), ring.get(status)) {
@@ -93,6 +104,7 @@ impl RxRing {
                 return None;
             }
             let taken = self.take(status);
+            self.clear(self.next);
             self.arm(self.next);
             self.next = self.next.wrapping_add(1);
             self.untold = self.untold.saturating_add(1);

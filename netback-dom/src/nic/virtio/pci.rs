@@ -20,7 +20,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 const CAP_VENDOR: u8 = 0x09;
 /// Fields of `struct virtio_pci_cap`.
 mod cap {
-    pub(super) const TYPE: u16 = 3;
     pub(super) const BAR: u16 = 4;
     pub(super) const OFFSET: u16 = 8;
     pub(super) const LENGTH: u16 = 12;
@@ -133,17 +132,13 @@ impl<R: Mmio> VirtioPci<R> {
         let kind = device.device_id().checked_sub(MODERN).map(u32::from);
         let kind = kind.and_then(|kind| DeviceType::try_from(kind).ok()).ok_or(unsupported)?;
         let mut bars: Vec<(u8, Rc<R>)> = Vec::new();
-        // By type, 1 to 4. The first of each counts.
+        // By `cfg_type`, 1 to 4. The first of each counts.
         let mut found: [Option<(Window<R>, u16)>; 5] = [const { None }; 5];
-        device.find_capability(|entry| -> Result<Option<()>, PciError> {
-            let at = entry.offset;
-            let config_type = if entry.id == CAP_VENDOR { device.read8(at.saturating_add(cap::TYPE))? } else { 0 };
-            match found.get_mut(usize::from(config_type)) {
-                Some(place @ None) if config_type > 0 => *place = Some((structure(device, at, &mut bars)?, at)),
-                _ => {}
+        for entry in device.capabilities()?.iter().filter(|entry| entry.id == CAP_VENDOR && entry.kind > 0) {
+            if let Some(place @ None) = found.get_mut(usize::from(entry.kind)) {
+                *place = Some((structure(device, entry.offset, &mut bars)?, entry.offset));
             }
-            Ok(None)
-        })?;
+        }
         let [_, Some((common, _)), Some((notify, notify_cap)), Some((isr, _)), Some((config, _))] = found else {
             return Err(unsupported);
         };

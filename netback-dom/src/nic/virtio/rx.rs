@@ -27,6 +27,8 @@ pub(super) struct Receiver {
     features: Features,
     /// A frame whose remaining buffers have not come yet.
     partial: Option<Partial>,
+    /// Nothing was ever received: the buffers are zeros.
+    fresh: bool,
 }
 
 struct Partial {
@@ -70,7 +72,8 @@ impl Receiver {
     pub(super) fn new(queue: Queue, dma: &impl Dma, spare: usize) -> Result<Self, NicError> {
         let pool = dma.dma_pool(usize::from(MAX_SIZE).saturating_add(spare)).map_err(|_| NicError::NoMemory)?;
         let buffers = (0..MAX_SIZE).map(|_| None).collect();
-        Ok(Self { queue, pool, tails: TailPool::new(TAILS), buffers, features: Features::empty(), partial: None })
+        let (tails, features) = (TailPool::new(TAILS), Features::empty());
+        Ok(Self { queue, pool, tails, buffers, features, partial: None, fresh: true })
     }
 
     /// Fills the queue anew and programs a device that has been reset.
@@ -84,6 +87,7 @@ impl Receiver {
         transport.queue_set(RX, size, table.into_raw(), available.into_raw(), used.into_raw());
         self.queue.disable_interrupts();
         self.refill();
+        self.fresh = false;
         Ok(())
     }
 
@@ -99,8 +103,9 @@ impl Receiver {
 
     /// Gives a buffer to the device.
     fn arm(&mut self, mut buf: DmaBuf) -> bool {
-        // What an earlier frame left must not reach anyone if the device reports more than it wrote.
-        if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(BUFFER)) {
+        // What an earlier frame left must not reach anyone if the device reports more than it wrote. At first
+        // there are zeros in it anyway.
+        if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(BUFFER)).filter(|_| !self.fresh) {
             dirty.fill(0);
         }
         let buffer = Buffer { maddr: buf.maddr(), len: BUFFER.into() };
