@@ -40,7 +40,7 @@ check: images ## Format, lints, documentation, image check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	$(CARGO) clippy --quiet --config pv.toml --target x86_64-unknown-linux-gnu -p netback-dom -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
-	./images/check-image $(IMAGES)
+	for image in $(notdir $(IMAGES)); do ./images/check-image target/x86_64-unknown-linux-gnu/release/$$image || exit 1; done
 
 images: setup $(IMAGES) ## Build the domain images: out/netback-dom, ready for kernel=
 
@@ -49,11 +49,9 @@ $(IMAGES): $(SOURCES)
 	$(CARGO) images
 	@mkdir -p out
 	@for image in $(notdir $(IMAGES)); do \
-		cp target/x86_64-unknown-linux-gnu/release/$$image out/$$image && \
+		cp target/x86_64-unknown-linux-gnu/release/$$image out/$$image && ./images/check-image out/$$image && \
 		objcopy --only-keep-debug out/$$image out/$$image.debug && strip out/$$image || exit 1; \
 	done
-	@./images/check-image $(IMAGES:=.debug) || true
-	@./images/check-image $(IMAGES)
 
 testbed: setup ## Build the test bed for XEN (cached until its recipe changes)
 	@./images/build $(XEN)

@@ -8,12 +8,13 @@
 use std::path::Path;
 
 fn main() {
-    println!("cargo:rerun-if-changed=../pv.ld");
     if std::env::var_os("CARGO_CFG_XEN_GUEST").is_none() {
         return;
     }
     let dir = std::env::var("CARGO_MANIFEST_DIR").expect("cargo sets the manifest directory");
-    let script = Path::new(&dir).join("../pv.ld");
+    let script = Path::new(&dir).ancestors().map(|dir| dir.join("pv.ld")).find(|script| script.exists());
+    let script = script.expect("pv.ld is in the workspace's root");
+    println!("cargo:rerun-if-changed={}", script.display());
     let plain = ["-nostartfiles", "-nostdlib", "-static", "-no-pie"];
     let linker = ["--build-id=none", "--gc-sections", "-zmax-page-size=4096", "-znoexecstack", "-znorelro"];
     for arg in plain {

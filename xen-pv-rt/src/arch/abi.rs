@@ -139,6 +139,7 @@ pub(super) mod sched {
 /// `EVTCHNOP_*`.
 pub(super) mod evtchn {
     pub(crate) const BIND_INTERDOMAIN: usize = 0;
+    pub(crate) const BIND_VIRQ: usize = 1;
     pub(crate) const BIND_PIRQ: usize = 2;
     pub(crate) const CLOSE: usize = 3;
     pub(crate) const SEND: usize = 4;
@@ -158,6 +159,12 @@ pub(super) mod evtchn {
         pub(crate) remote_dom: u16,
         pub(crate) remote_port: u32,
         pub(crate) local_port: u32,
+    }
+    #[repr(C)]
+    pub(crate) struct BindVirq {
+        pub(crate) virq: u32,
+        pub(crate) vcpu: u32,
+        pub(crate) port: u32,
     }
     #[repr(C)]
     pub(crate) struct BindPirq {

@@ -85,6 +85,33 @@ pub(super) fn xenstore_port(start: &StartInfo) -> Result<XenPort, EvtchnError> {
     adopt(start.store_evtchn, None)
 }
 
+/// A virtual interrupt of this vCPU (`VIRQ_*`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Virq {
+    /// The timer of `VCPUOP_set_singleshot_timer`. Sleeping with a deadline does not need it.
+    Timer,
+    /// Somebody asked Xen for a dump of this domain (`xl debug-keys q`).
+    Debug,
+}
+
+impl Xen {
+    /// Connects a port to a virtual interrupt. Only code that runs on Xen itself has a use for this, so it is not
+    /// part of [`EventChannels`].
+    ///
+    /// # Errors
+    /// [`EvtchnError::Busy`] if it is bound already.
+    pub fn bind_virq(&self, virq: Virq) -> Result<XenPort, EvtchnError> {
+        let virq = match virq {
+            Virq::Timer => 0,
+            Virq::Debug => 1,
+        };
+        let mut arg = evtchn::BindVirq { virq, vcpu: 0, port: 0 };
+        // SAFETY: makes a port; touches no memory of ours but `arg`.
+        unsafe { hypercall::op(nr::EVENT_CHANNEL_OP, evtchn::BIND_VIRQ, &mut arg) }?;
+        adopt(arg.port, None)
+    }
+}
+
 impl EventChannels for Xen {
     type Port = XenPort;
 

@@ -31,7 +31,7 @@ mod traps;
 pub use boot::Exit;
 pub use console::ConsoleStream;
 pub use devices::Registers;
-pub use events::XenPort;
+pub use events::{Virq, XenPort};
 pub use grants::{GrantedPage, MappedPage};
 pub use memory::{MemoryUse, memory_use};
 
