@@ -7,9 +7,9 @@ XEN ?= 4.20
 NIC ?= e1000
 CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
-IMAGES = out/netback-dom
+IMAGES = out/netback-dom out/rt-dom
 # The domain images and everything that can change them.
-SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src -name '*.rs') \
+SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src tests/rt-dom/src -name '*.rs') \
           $(wildcard */Cargo.toml) Cargo.toml Cargo.lock build.rs pv.ld pv.toml .cargo/config.toml
 
 .DEFAULT_GOAL := help
@@ -44,7 +44,7 @@ check: images ## Format, lints, documentation, image check
 
 images: setup $(IMAGES) ## Build the domain images: out/netback-dom, ready for kernel=
 
-$(IMAGES): $(SOURCES)
+$(IMAGES) &: $(SOURCES)
 	@echo "building domain images"
 	$(CARGO) images
 	@mkdir -p out

@@ -8,7 +8,8 @@ use alloc::rc::Rc;
 use core::cell::Cell;
 use core::fmt;
 
-use xen_pv_rt::hyp::{DmaError, Instant, Platform, Transaction, Watch};
+use xen_pv_rt::control::{self, Request};
+use xen_pv_rt::hyp::{DmaError, Instant, Platform};
 use xen_pv_rt::task::{Signal, Tasks, block_on};
 
 use crate::cards::{Cards, NoCards};
@@ -24,15 +25,6 @@ const BUFFERS: usize = 512;
 const TAILS: usize = 128;
 /// Pages that may wait for slow guests, over all vifs.
 const HELD_PAGES: usize = 256;
-
-/// What the toolstack asks of the domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Request {
-    /// To end.
-    PowerOff,
-    /// To end and be started again.
-    Reboot,
-}
 
 /// Why the domain does not serve.
 #[derive(Debug)]
@@ -130,18 +122,6 @@ impl<H: Platform> Domain<H> {
 }
 
 async fn watch_control<H: Platform>(hyp: H, request: Rc<Cell<Option<Request>>>, wake: Signal) {
-    const NODE: &str = "control/shutdown";
-    let Ok(watch) = hyp.watch(NODE).await else { return };
-    loop {
-        watch.next().await;
-        let asked = match hyp.read(Transaction::NONE, NODE).await.as_deref() {
-            Ok(b"poweroff" | b"halt") => Request::PowerOff,
-            Ok(b"reboot") => Request::Reboot,
-            _ => continue,
-        };
-        // Emptied, so that the toolstack sees that we have seen it.
-        let _ = hyp.write(Transaction::NONE, NODE, "").await;
-        request.set(Some(asked));
-        wake.raise();
-    }
+    request.set(Some(control::requested(&hyp, &hyp).await));
+    wake.raise();
 }

@@ -4,9 +4,11 @@
 #![deny(unsafe_code)]
 
 #[cfg(xen_guest)]
-use netback_dom::domain::{Domain, Request};
+use netback_dom::domain::Domain;
 #[cfg(xen_guest)]
 use xen_pv_rt::arch::{Exit, Xen, memory_use};
+#[cfg(xen_guest)]
+use xen_pv_rt::control::Request;
 
 #[cfg(xen_guest)]
 #[expect(unsafe_code, reason = "the runtime calls the domain by this symbol")]
@@ -26,7 +28,7 @@ fn domain_main(xen: Xen, command_line: &str) -> Exit {
     log::info!("stopping: {request:?}");
     domain.stop();
     match request {
-        Request::PowerOff => Exit::PowerOff,
+        Request::PowerOff | Request::Halt => Exit::PowerOff,
         Request::Reboot => Exit::Reboot,
     }
 }
