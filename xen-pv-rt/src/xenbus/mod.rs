@@ -1,7 +1,9 @@
-//! The xenbus conventions every split driver shares: states, paths, typed keys.
+//! The xenbus conventions every split driver shares: states, paths, typed keys, and a backend device's life
+//! ([`backend`]).
 //!
 //! Xen: `public/io/xenbus.h`, `docs/misc/xenstore-paths.pandoc`.
 
+pub mod backend;
 mod keys;
 mod path;
 mod state;

@@ -1,0 +1,402 @@
+//! The life of one device on the control plane, from its directory's appearance to its removal.
+//!
+//! [`run`] is one task per device and reads from top to bottom: offer, publish 2, wait for the frontend,
+//! connect, publish 4, wait for the end, take everything back, publish 5 and 6, and start over or remove the
+//! directory. Between the steps it only looks at xenstore again: [`super::decide`] says what comes next from
+//! what is there now, so that lost, repeated and reordered watch events change nothing.
+//!
+//! The toolstack has its own demands. libxl wants to *read* a 2 when a device is added and a 6 before its
+//! directory goes, so each is held for [`HOLD`]; and it gives us ten seconds for each step.
+
+use alloc::string::{String, ToString};
+use core::future::pending;
+use core::time::Duration;
+
+use embassy_futures::join::{join, join3};
+use embassy_futures::select::select3;
+
+use super::decide::{Ours, Phase, Step, View, next};
+use super::report::{Action, Reporter};
+use super::{Backend, Devices, Fault, Keys};
+use crate::hyp::{Clock, Instant, Transaction, Watch, Xenstore, XsError, sleep, sleep_until};
+use crate::task::Signal;
+use crate::xenbus::{BackendPath, FrontendPath, XenbusState, read_number, read_text, write_all};
+
+/// How long a state that the toolstack has to see stays published.
+pub const HOLD: Duration = Duration::from_millis(400);
+/// How long a frontend may take to close before it is closed forcibly. libxl waits 10 s for us.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the toolstack may take to write all keys of a directory.
+const KEYS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Least time between two states, so that a frontend cannot make us write at its own pace.
+const STATE_PACE: Duration = Duration::from_millis(100);
+/// Least time between two looks at xenstore.
+const LOOK_PACE: Duration = Duration::from_millis(10);
+/// How long to wait before trying again what xenstored refused.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often a state is tried to be written before giving up for now.
+const PUBLISH_ATTEMPTS: usize = 10;
+
+/// Why a device leaves service, or never enters it.
+enum Stop {
+    /// Close it; the cause was reported already.
+    Close,
+    /// The directory is gone.
+    Vanished,
+}
+
+/// How a session ended.
+enum End {
+    /// The frontend starts over.
+    Reopen,
+    /// Nothing is left to do for this directory.
+    Done,
+}
+
+type WatchOf<B> = <<B as Backend>::Hyp as Xenstore>::Watch;
+
+/// One device.
+struct Device<'d, B: Backend> {
+    devices: &'d Devices<B>,
+    path: BackendPath,
+    /// Raised when the directory has changed or the data plane has something to report.
+    poke: Signal,
+    reporter: Reporter,
+    published: Instant,
+    looked: Instant,
+    /// The last state of the frontend that could be read.
+    theirs: XenbusState,
+    frontend: Option<(FrontendPath, WatchOf<B>)>,
+}
+
+/// Serves the device at `path` until its directory is gone.
+pub(super) async fn run<B: Backend>(devices: &Devices<B>, path: BackendPath, poke: Signal) {
+    let mut device = Device {
+        reporter: Reporter::new(path),
+        devices,
+        path,
+        poke,
+        published: Instant::default(),
+        looked: Instant::default(),
+        theirs: XenbusState::Unknown,
+        frontend: None,
+    };
+    while let End::Reopen = device.session().await {}
+    device.reporter.forget(device.hyp()).await;
+}
+
+impl<'d, B: Backend> Device<'d, B> {
+    fn backend(&self) -> &'d B {
+        self.devices.backend()
+    }
+
+    fn hyp(&self) -> &'d B::Hyp {
+        self.devices.backend().hyp()
+    }
+
+    async fn session(&mut self) -> End {
+        let stop = match self.set_up().await {
+            Ok(()) => match self.wait_for_frontend().await {
+                Ok(id) => self.serve(id).await,
+                Err(stop) => stop,
+            },
+            Err(stop) => stop,
+        };
+        match stop {
+            Stop::Vanished => End::Done,
+            Stop::Close => self.close().await,
+        }
+    }
+
+    /// State 1 to 2: reads the toolstack's keys, watches the frontend, advertises.
+    async fn set_up(&mut self) -> Result<(), Stop> {
+        self.admit().await?;
+        let (frontend, offer) = self.offer().await?;
+        if self.frontend.as_ref().is_none_or(|(watched, _)| *watched != frontend) {
+            self.frontend = None;
+            match self.hyp().watch(&frontend.key("state")).await {
+                Ok(watch) => self.frontend = Some((frontend, watch)),
+                Err(error) => return Err(self.refuse(error.into()).await),
+            }
+        }
+        self.pace(STATE_PACE).await;
+        let mut keys: alloc::vec::Vec<(String, String)> =
+            offer.into_iter().map(|(key, value)| (self.path.key(key), value)).collect();
+        keys.push((self.path.key("hotplug-status"), "connected".to_string()));
+        keys.push((self.path.key("state"), XenbusState::InitWait.as_str().to_string()));
+        match write_all(self.hyp(), &keys).await {
+            Ok(()) => self.published = self.hyp().now(),
+            Err(error) => return Err(self.refuse(error.into()).await),
+        }
+        Ok(())
+    }
+
+    /// Reads the toolstack's keys, which may appear one by one.
+    async fn offer(&mut self) -> Result<(FrontendPath, Keys), Stop> {
+        let deadline = self.hyp().now().saturating_add(KEYS_TIMEOUT);
+        loop {
+            let offer = match self.read_frontend().await {
+                Ok(frontend) => self.backend().offer(&self.path).await.map(|keys| (frontend, keys)),
+                Err(fault) => Err(fault),
+            };
+            match offer {
+                Ok(offer) => return Ok(offer),
+                Err(fault) if fault == Fault::READ && self.hyp().now() < deadline => self.changed(Some(deadline)).await,
+                Err(fault) => return Err(self.refuse(fault).await),
+            }
+            match next(Phase::InitWait, self.look().await) {
+                Step::Vanish => return Err(Stop::Vanished),
+                Step::Close | Step::CloseGone => return Err(Stop::Close),
+                Step::Wait | Step::Connect | Step::Reopen | Step::Remove => {}
+            }
+        }
+    }
+
+    /// The frontend's directory, checked to be the frontend's.
+    async fn read_frontend(&self) -> Result<FrontendPath, Fault> {
+        let hyp = self.hyp();
+        let (frontend, frontend_id) = join(async { read_text(hyp, &self.path.key("frontend")).await }, async {
+            read_number::<u16>(hyp, &self.path.key("frontend-id")).await
+        })
+        .await;
+        let (Ok(frontend), Ok(frontend_id)) = (frontend, frontend_id) else { return Err(Fault::READ) };
+        if frontend_id != self.path.frontend.into_raw() {
+            return Err(Fault::FE_ID);
+        }
+        FrontendPath::new(&self.path, &frontend).map_err(|_| Fault::FE_ID)
+    }
+
+    /// Looks at a directory for the first time: is it one to serve?
+    async fn admit(&mut self) -> Result<(), Stop> {
+        match self.look().await.ours {
+            Ours::Gone => Err(Stop::Vanished),
+            Ours::Present { online: false, .. } => Err(Stop::Close),
+            Ours::Present { state: XenbusState::Closing, .. } => Err(Stop::Close),
+            // Only a previous instance can have published it. Its rings are not touched.
+            Ours::Present { state: XenbusState::Connected, .. } => Err(self.refuse(Fault::REATTACH).await),
+            Ours::Present { .. } if self.devices.is_full() => Err(self.refuse(Fault::QUOTA).await),
+            Ours::Present { .. } => Ok(()),
+        }
+    }
+
+    /// State 2: waits until the frontend is ready, and connects.
+    async fn wait_for_frontend(&mut self) -> Result<B::Id, Stop> {
+        loop {
+            match next(Phase::InitWait, self.look().await) {
+                Step::Vanish => return Err(Stop::Vanished),
+                Step::Close | Step::CloseGone => return Err(Stop::Close),
+                Step::Connect => {
+                    let Some((frontend, _)) = &self.frontend else { return Err(Stop::Close) };
+                    return match self.backend().connect(&self.path, frontend, &self.poke).await {
+                        Ok(id) => Ok(id),
+                        Err(fault) => Err(self.refuse(fault).await),
+                    };
+                }
+                Step::Wait | Step::Reopen | Step::Remove => self.changed(None).await,
+            }
+        }
+    }
+
+    /// State 4: publishes it when the toolstack has had time to see the 2, then waits for the end.
+    async fn serve(&mut self, id: B::Id) -> Stop {
+        let mut published = false;
+        let connectable = self.published.saturating_add(HOLD);
+        let stop = loop {
+            if let Some((queue, fault)) = self.backend().fault(id) {
+                break self.fail(queue, fault, Action::Kill).await;
+            }
+            match next(Phase::Connected, self.look().await) {
+                Step::Vanish => break Stop::Vanished,
+                Step::CloseGone => break self.fail(0, Fault::GONE, Action::Kill).await,
+                Step::Close => break Stop::Close,
+                Step::Wait | Step::Connect | Step::Reopen | Step::Remove => {}
+            }
+            let due = published || self.hyp().now() >= connectable;
+            let keys = if due { self.backend().changed_keys(id) } else { Keys::new() };
+            if due && (!published || !keys.is_empty()) {
+                match self.publish(XenbusState::Connected, keys).await {
+                    Ok(()) if published => {}
+                    Ok(()) => log::info!("{} connected", self.path),
+                    Err(XsError::NoEntry) => break Stop::Vanished,
+                    Err(error) => break self.fail(0, error.into(), Action::Kill).await,
+                }
+                published = true;
+            }
+            self.backend().report(id, &mut self.reporter);
+            self.changed((!published).then_some(connectable)).await;
+        };
+        self.backend().report(id, &mut self.reporter);
+        self.backend().disconnect(id).await;
+        stop
+    }
+
+    /// State 5, then 6, then whatever comes after. Nothing is mapped or bound any more.
+    async fn close(&mut self) -> End {
+        // What counts is 6; a 5 that did not get through changes nothing.
+        let _ = self.publish(XenbusState::Closing, Keys::new()).await;
+        let deadline = self.hyp().now().saturating_add(CLOSE_TIMEOUT);
+        loop {
+            let view = self.look().await;
+            if view.ours == Ours::Gone {
+                return End::Done;
+            }
+            if !is_open(view.theirs) {
+                break;
+            }
+            if self.hyp().now() >= deadline {
+                self.reporter.fault(self.hyp(), 0, &Fault::CLOSE_TIMEOUT, Action::Kill).await;
+                break;
+            }
+            self.changed(Some(deadline)).await;
+        }
+        while let Err(error) = self.publish(XenbusState::Closed, Keys::new()).await {
+            if error == XsError::NoEntry {
+                return End::Done;
+            }
+            sleep(self.hyp(), RETRY).await;
+        }
+        self.closed().await
+    }
+
+    /// State 6: waits for the frontend to start over or for the toolstack to give the device up.
+    async fn closed(&mut self) -> End {
+        loop {
+            match next(Phase::Closed, self.look().await) {
+                Step::Vanish => return End::Done,
+                Step::Remove => {
+                    self.pace(HOLD).await;
+                    if self.remove().await {
+                        return End::Done;
+                    }
+                    sleep(self.hyp(), LOOK_PACE).await;
+                }
+                _ if self.devices.is_stopping() => return End::Done,
+                Step::Reopen => return End::Reopen,
+                Step::Wait | Step::Connect | Step::Close | Step::CloseGone => self.changed(None).await,
+            }
+        }
+    }
+
+    /// Removes the directory, unless it is wanted again. Returns whether it is gone.
+    async fn remove(&self) -> bool {
+        let hyp = self.hyp();
+        let Ok(t) = hyp.begin().await else { return false };
+        match hyp.read(t, &self.path.key("online")).await {
+            Err(XsError::NoEntry) => {}
+            Ok(online) if online == b"0" => {}
+            _ => {
+                let _ = hyp.abort(t).await;
+                return false;
+            }
+        }
+        let removed = hyp.remove(t, &self.path.to_string()).await;
+        let committed = hyp.commit(t).await;
+        matches!(removed, Ok(()) | Err(XsError::NoEntry)) && committed.is_ok()
+    }
+
+    /// Reads both ends. What cannot be read right now counts as unchanged.
+    async fn look(&mut self) -> View {
+        let hyp = self.hyp();
+        sleep_until(hyp, self.looked.saturating_add(LOOK_PACE)).await;
+        let (state, online, theirs) = join3(
+            async { hyp.read(Transaction::NONE, &self.path.key("state")).await },
+            async { hyp.read(Transaction::NONE, &self.path.key("online")).await },
+            async {
+                match &self.frontend {
+                    Some((frontend, _)) => hyp.read(Transaction::NONE, &frontend.key("state")).await,
+                    None => Err(XsError::NoEntry),
+                }
+            },
+        )
+        .await;
+        self.looked = hyp.now();
+        match theirs {
+            Ok(value) => self.theirs = XenbusState::parse(&value),
+            Err(XsError::NoEntry | XsError::Denied) => self.theirs = XenbusState::Unknown,
+            Err(_) => {}
+        }
+        let online = online.map_or(true, |value| value != b"0");
+        let ours = match state {
+            Err(XsError::NoEntry) => Ours::Gone,
+            // When this domain shuts down, it is as if the toolstack had asked each device to close.
+            _ if self.devices.is_stopping() => Ours::Present { state: XenbusState::Closing, online },
+            Err(_) => Ours::Present { state: XenbusState::Unknown, online },
+            Ok(value) => Ours::Present { state: XenbusState::parse(&value), online },
+        };
+        View { ours, theirs: self.theirs }
+    }
+
+    /// Writes our state, and other keys with it, unless the directory is gone ([`XsError::NoEntry`]).
+    async fn publish(&mut self, state: XenbusState, mut keys: Keys) -> Result<(), XsError> {
+        self.pace(STATE_PACE).await;
+        keys.push(("state", state.as_str().to_string()));
+        let mut result = Err(XsError::Again);
+        for _ in 0..PUBLISH_ATTEMPTS {
+            result = self.try_publish(&keys).await;
+            match result {
+                Err(XsError::Again | XsError::Busy | XsError::Reset) => sleep(self.hyp(), LOOK_PACE).await,
+                _ => break,
+            }
+        }
+        self.published = self.hyp().now();
+        result
+    }
+
+    async fn try_publish(&self, keys: &Keys) -> Result<(), XsError> {
+        let hyp = self.hyp();
+        let t = hyp.begin().await?;
+        // Writing would create the directory anew if the toolstack had just removed it.
+        let mut written = hyp.read(t, &self.path.key("state")).await.map(drop);
+        for (key, value) in keys {
+            if written.is_ok() {
+                written = hyp.write(t, &self.path.key(key), value).await;
+            }
+        }
+        match written {
+            Ok(()) => hyp.commit(t).await,
+            Err(error) => {
+                let _ = hyp.abort(t).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits until at least `time` has passed since the last published state.
+    async fn pace(&self, time: Duration) {
+        if self.published != Instant::default() {
+            sleep_until(self.hyp(), self.published.saturating_add(time)).await;
+        }
+    }
+
+    /// Waits for a change of either directory, a report from the data plane, or `until`.
+    async fn changed(&self, until: Option<Instant>) {
+        let frontend = async {
+            match &self.frontend {
+                Some((_, watch)) => drop(watch.next().await),
+                None => pending().await,
+            }
+        };
+        let deadline = async {
+            match until {
+                Some(at) => sleep_until(self.hyp(), at).await,
+                None => pending().await,
+            }
+        };
+        select3(frontend, self.poke.wait(), deadline).await;
+    }
+
+    async fn refuse(&mut self, fault: Fault) -> Stop {
+        self.fail(0, fault, Action::Refuse).await
+    }
+
+    async fn fail(&mut self, queue: u8, fault: Fault, action: Action) -> Stop {
+        self.reporter.fault(self.hyp(), queue, &fault, action).await;
+        Stop::Close
+    }
+}
+
+/// Whether a frontend still believes in its connection.
+const fn is_open(theirs: XenbusState) -> bool {
+    use XenbusState::{Connected, Initialised, Reconfigured, Reconfiguring};
+    matches!(theirs, Initialised | Connected | Reconfiguring | Reconfigured)
+}
