@@ -4,6 +4,9 @@
 //!   backends can be tested against an in-process hypervisor.
 //! - [`task`]: the control plane's tasks, polled between turns of the data plane.
 //! - [`xenbus`]: device states and paths of the split-driver protocol.
+//! - [`xenstore`]: the client of xenstored, over the page and port that it is given.
+//! - [`control`]: the toolstack's requests to shut down.
+//! - [`limit`]: log lines about faults, in one format and not too many.
 //! - `arch`: the implementation on Xen: boot, hypercalls, paging, traps. Only in domain images, which are
 //!   built with `--cfg xen_guest`.
 //!
@@ -17,7 +20,9 @@ extern crate std;
 
 #[cfg(xen_guest)]
 pub mod arch;
+pub mod control;
 pub mod hyp;
+pub mod limit;
 pub mod task;
 pub mod xenbus;
 pub mod xenstore;

@@ -14,7 +14,7 @@ mod outgoing;
 mod page;
 mod requests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watches;
 mod wire;
 

@@ -13,44 +13,44 @@ use core::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use crate::xenstore::XsRing;
 
-pub(super) const DIRECTORY: u32 = 1;
-pub(super) const READ: u32 = 2;
-pub(super) const WATCH: u32 = 4;
-pub(super) const UNWATCH: u32 = 5;
-pub(super) const START: u32 = 6;
-pub(super) const END: u32 = 7;
-pub(super) const WRITE: u32 = 11;
-pub(super) const RM: u32 = 13;
-pub(super) const EVENT: u32 = 15;
-pub(super) const ERROR: u32 = 16;
-pub(super) const RESET: u32 = 21;
-pub(super) const PART: u32 = 22;
+pub(crate) const DIRECTORY: u32 = 1;
+pub(crate) const READ: u32 = 2;
+pub(crate) const WATCH: u32 = 4;
+pub(crate) const UNWATCH: u32 = 5;
+pub(crate) const START: u32 = 6;
+pub(crate) const END: u32 = 7;
+pub(crate) const WRITE: u32 = 11;
+pub(crate) const RM: u32 = 13;
+pub(crate) const EVENT: u32 = 15;
+pub(crate) const ERROR: u32 = 16;
+pub(crate) const RESET: u32 = 21;
+pub(crate) const PART: u32 = 22;
 
-pub(super) const REQ_CONS: usize = 512;
-pub(super) const REQ_PROD: usize = 513;
-pub(super) const RSP_CONS: usize = 514;
-pub(super) const RSP_PROD: usize = 515;
-pub(super) const FEATURES: usize = 516;
-pub(super) const CONNECTION: usize = 517;
-pub(super) const SERVER_ERROR: usize = 518;
+pub(crate) const REQ_CONS: usize = 512;
+pub(crate) const REQ_PROD: usize = 513;
+pub(crate) const RSP_CONS: usize = 514;
+pub(crate) const RSP_PROD: usize = 515;
+pub(crate) const FEATURES: usize = 516;
+pub(crate) const CONNECTION: usize = 517;
+pub(crate) const SERVER_ERROR: usize = 518;
 
 /// The shared page, and a count of notifications.
-pub(super) struct SharedPage {
+pub(crate) struct SharedPage {
     words: Box<[AtomicU32]>,
-    pub(super) notified: Cell<u32>,
+    pub(crate) notified: Cell<u32>,
 }
 
 impl SharedPage {
-    pub(super) fn new() -> Rc<Self> {
+    pub(crate) fn new() -> Rc<Self> {
         let words = (0..1024).map(|_| AtomicU32::new(0)).collect();
         Rc::new(Self { words, notified: Cell::new(0) })
     }
 
-    pub(super) fn get(&self, word: usize) -> u32 {
+    pub(crate) fn get(&self, word: usize) -> u32 {
         self.words[word].load(SeqCst)
     }
 
-    pub(super) fn set(&self, word: usize, value: u32) {
+    pub(crate) fn set(&self, word: usize, value: u32) {
         self.words[word].store(value, SeqCst);
     }
 
@@ -79,29 +79,30 @@ type Nodes = BTreeMap<String, Vec<u8>>;
 
 /// One request as it came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) kind: u32,
-    pub(super) id: u32,
-    pub(super) tx: u32,
-    pub(super) body: Vec<u8>,
+pub(crate) struct Seen {
+    pub(crate) kind: u32,
+    pub(crate) id: u32,
+    pub(crate) tx: u32,
+    pub(crate) body: Vec<u8>,
 }
 
-pub(super) struct Daemon {
-    pub(super) page: Rc<SharedPage>,
-    pub(super) nodes: Nodes,
-    pub(super) watches: Vec<(String, String)>,
-    pub(super) transactions: BTreeMap<u32, (u64, Nodes)>,
+pub(crate) struct Daemon {
+    pub(crate) page: Rc<SharedPage>,
+    pub(crate) nodes: Nodes,
+    pub(crate) watches: Vec<(String, String)>,
+    pub(crate) transactions: BTreeMap<u32, (u64, Nodes)>,
     /// Every request since the start.
-    pub(super) seen: Vec<Seen>,
+    pub(crate) seen: Vec<Seen>,
     /// Replies are held back, to be sent in another order, or never.
-    pub(super) held: Option<Vec<Vec<u8>>>,
-    pub(super) watch_quota: usize,
+    pub(crate) held: Option<Vec<Vec<u8>>>,
+    pub(crate) watch_quota: usize,
+    pub(crate) transaction_quota: usize,
     /// More than 20 outstanding requests are the client's fault. If not, xenstored just stops reading.
-    pub(super) strict: bool,
+    pub(crate) strict: bool,
     next_tx: u32,
     generation: u64,
     input: Vec<u8>,
-    pub(super) output: VecDeque<u8>,
+    pub(crate) output: VecDeque<u8>,
     unanswered: usize,
     sent: VecDeque<(usize, u32)>,
 }
@@ -114,14 +115,14 @@ fn message(kind: u32, id: u32, tx: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// A header with any length, and no body.
-pub(super) fn bare_header(kind: u32, id: u32, len: u32) -> Vec<u8> {
+pub(crate) fn bare_header(kind: u32, id: u32, len: u32) -> Vec<u8> {
     let mut bytes = message(kind, id, 0, b"");
     bytes[12..].copy_from_slice(&len.to_le_bytes());
     bytes
 }
 
 impl Daemon {
-    pub(super) fn new(page: &Rc<SharedPage>) -> Self {
+    pub(crate) fn new(page: &Rc<SharedPage>) -> Self {
         Self {
             page: page.clone(),
             nodes: Nodes::new(),
@@ -130,6 +131,7 @@ impl Daemon {
             seen: Vec::new(),
             held: None,
             watch_quota: 128,
+            transaction_quota: 10,
             strict: true,
             next_tx: 0,
             generation: 0,
@@ -141,12 +143,12 @@ impl Daemon {
     }
 
     /// Starts both rings at `index` instead of 0.
-    pub(super) fn start_indices_at(&self, index: u32) {
+    pub(crate) fn start_indices_at(&self, index: u32) {
         (REQ_CONS..=RSP_PROD).for_each(|word| self.page.set(word, index));
     }
 
     /// Moves everything that can be moved. Returns whether anything was.
-    pub(super) fn run(&mut self) -> bool {
+    pub(crate) fn run(&mut self) -> bool {
         let mut moved = false;
         while self.step(u32::MAX, u32::MAX) {
             moved = true;
@@ -155,7 +157,7 @@ impl Daemon {
     }
 
     /// Takes at most `take` request bytes and gives at most `give` response bytes.
-    pub(super) fn step(&mut self, take: u32, give: u32) -> bool {
+    pub(crate) fn step(&mut self, take: u32, give: u32) -> bool {
         if self.page.get(CONNECTION) == 1 {
             if self.page.get(FEATURES) & 1 != 0 {
                 self.reset();
@@ -224,6 +226,9 @@ impl Daemon {
         match seen.kind {
             START => {
                 assert_eq!((seen.tx, &seen.body[..]), (0, &b"\0"[..]));
+                if self.transactions.len() >= self.transaction_quota {
+                    return Err("ENOSPC");
+                }
                 self.next_tx += 1;
                 self.transactions.insert(self.next_tx, (self.generation, self.nodes.clone()));
                 return Ok(format!("{}\0", self.next_tx).into_bytes());
@@ -303,7 +308,7 @@ impl Daemon {
     }
 
     /// Another domain writes.
-    pub(super) fn write(&mut self, path: &str, value: &[u8]) {
+    pub(crate) fn write(&mut self, path: &str, value: &[u8]) {
         self.nodes.insert(path.into(), value.into());
         self.generation += 1;
         self.fire(path);
@@ -317,16 +322,16 @@ impl Daemon {
         }
     }
 
-    pub(super) fn send_event(&mut self, path: &str, token: &str) {
+    pub(crate) fn send_event(&mut self, path: &str, token: &str) {
         self.send_raw(&message(EVENT, 0, 0, format!("{path}\0{token}\0").as_bytes()));
     }
 
     /// Any message.
-    pub(super) fn send(&mut self, kind: u32, id: u32, body: &[u8]) {
+    pub(crate) fn send(&mut self, kind: u32, id: u32, body: &[u8]) {
         self.send_raw(&message(kind, id, 0, body));
     }
 
-    pub(super) fn send_raw(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_raw(&mut self, bytes: &[u8]) {
         self.output.extend(bytes);
     }
 
@@ -338,7 +343,7 @@ impl Daemon {
     }
 
     /// Sends a reply that was held.
-    pub(super) fn release(&mut self, bytes: &[u8]) {
+    pub(crate) fn release(&mut self, bytes: &[u8]) {
         self.output.extend(bytes);
         // A reply is outstanding until its last byte is in the ring.
         self.sent.push_back((self.output.len(), 1));

@@ -9,7 +9,7 @@
     reason = "tests may fail loudly"
 )]
 
-mod daemon;
+pub(crate) mod daemon;
 mod faults;
 mod lists;
 mod operations;
@@ -27,33 +27,33 @@ use crate::task::Tasks;
 use super::Client;
 use daemon::{Daemon, SharedPage};
 
-type Xs = Client<Rc<SharedPage>>;
+pub(crate) type Xs = Client<Rc<SharedPage>>;
 
 /// What a spawned task has returned so far.
-struct Outcome<T>(Rc<RefCell<Option<T>>>);
+pub(crate) struct Outcome<T>(Rc<RefCell<Option<T>>>);
 
 impl<T> Outcome<T> {
-    fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         self.0.borrow().is_none()
     }
 
     /// The result. Panics if there is none yet.
     #[track_caller]
-    fn get(&self) -> T {
+    pub(crate) fn get(&self) -> T {
         self.0.borrow_mut().take().expect("the task has finished")
     }
 }
 
 /// Client, xenstored and the event loop.
-struct Bench {
-    xs: Xs,
-    daemon: Daemon,
-    tasks: Tasks,
+pub(crate) struct Bench {
+    pub(crate) xs: Xs,
+    pub(crate) daemon: Daemon,
+    pub(crate) tasks: Tasks,
     seconds: u64,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::on(Daemon::new(&SharedPage::new()))
     }
 
@@ -62,14 +62,14 @@ impl Bench {
         Self { xs: Client::new(daemon.page.clone()), daemon, tasks: Tasks::new(), seconds: 1 }
     }
 
-    fn with_reconnection() -> Self {
+    pub(crate) fn with_reconnection() -> Self {
         let page = SharedPage::new();
         page.set(daemon::FEATURES, 3);
         Self::on(Daemon::new(&page))
     }
 
     /// Starts a task on the client.
-    fn spawn<T: 'static, F: Future<Output = T> + 'static>(&self, task: impl FnOnce(Xs) -> F) -> Outcome<T> {
+    pub(crate) fn spawn<T: 'static, F: Future<Output = T> + 'static>(&self, task: impl FnOnce(Xs) -> F) -> Outcome<T> {
         let outcome = Rc::new(RefCell::new(None));
         let (future, result) = (task(self.xs.clone()), outcome.clone());
         self.tasks.spawn(async move {
@@ -81,7 +81,7 @@ impl Bench {
     }
 
     /// One turn of the domain's event loop.
-    fn turn(&mut self) -> bool {
+    pub(crate) fn turn(&mut self) -> bool {
         let news = self.xs.poll(Instant::from_nanos(self.seconds * 1_000_000_000));
         if news {
             self.tasks.poll();
@@ -90,7 +90,7 @@ impl Bench {
     }
 
     /// Turns both sides until neither moves.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..100_000 {
             let notified = self.daemon.page.notified.get();
             let moved = self.daemon.run();
@@ -103,7 +103,7 @@ impl Bench {
 
     /// Runs a task to its end.
     #[track_caller]
-    fn run<T: 'static, F: Future<Output = T> + 'static>(&mut self, task: impl FnOnce(Xs) -> F) -> T {
+    pub(crate) fn run<T: 'static, F: Future<Output = T> + 'static>(&mut self, task: impl FnOnce(Xs) -> F) -> T {
         let outcome = self.spawn(task);
         self.settle();
         outcome.get()
