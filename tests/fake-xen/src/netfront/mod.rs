@@ -1,0 +1,275 @@
+//! A network frontend: by itself an honest one, with setters to lie in every field.
+//!
+//! It also judges: every response must answer a request that is under way, every received packet must keep
+//! to what frontends rely on.
+//!
+//! Xen: `public/io/netif.h`. Behaviour: Linux's xen-netfront.
+
+mod receive;
+mod ring;
+mod transmit;
+
+pub use receive::RxPacket;
+pub use transmit::TxAnswer;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use xen_pv_rt::hyp::{Access, GrantRef, RemotePort};
+
+use crate::machine::FakeXen;
+use crate::page::Page;
+use crate::toolstack::{DeviceId, Toolstack};
+
+use ring::FrontRing;
+
+/// How a frontend connects.
+#[derive(Clone, Debug)]
+pub struct NetfrontOptions {
+    /// Separate event channels for the two rings.
+    pub split: bool,
+    /// The state published with the keys: 4 as Linux does, or 3.
+    pub ready_state: u32,
+    /// Where the ring indices start.
+    pub start_index: u32,
+    /// Keys beside those of the rings.
+    pub features: Vec<(&'static str, &'static str)>,
+    /// Receive buffers kept posted; 0 posts none.
+    pub rx_buffers: u32,
+}
+
+impl Default for NetfrontOptions {
+    fn default() -> Self {
+        Self {
+            split: true,
+            ready_state: 4,
+            start_index: 0,
+            features: vec![
+                ("request-rx-copy", "1"),
+                ("feature-rx-notify", "1"),
+                ("feature-sg", "1"),
+                ("feature-gso-tcpv4", "1"),
+                ("feature-gso-tcpv6", "1"),
+                ("feature-ipv6-csum-offload", "1"),
+            ],
+            rx_buffers: 64,
+        }
+    }
+}
+
+/// One vif's frontend.
+pub struct Netfront {
+    xen: FakeXen,
+    device: DeviceId,
+    options: NetfrontOptions,
+    /// Set while [`step`](Self::step) is not to react to the backend's state.
+    pub frozen: bool,
+    link: Option<Link>,
+    /// Complete packets that were received.
+    received: VecDeque<RxPacket>,
+    /// Responses on the TX ring.
+    answers: VecDeque<TxAnswer>,
+}
+
+/// A connection's rings.
+struct Link {
+    tx: FrontRing<3>,
+    rx: FrontRing<2>,
+    rings: [GrantRef; 2],
+    tx_port: RemotePort,
+    rx_port: Option<RemotePort>,
+    /// TX requests under way: id to the page's grant.
+    sent: BTreeMap<u16, GrantRef>,
+    next_id: u16,
+    /// Extra segments under way.
+    extras: u32,
+    /// RX requests under way in ring order.
+    posted: VecDeque<(u16, GrantRef, Page)>,
+    partial: Option<RxPacket>,
+}
+
+impl Netfront {
+    /// A frontend for a device whose directories exist. It connects as it is stepped.
+    pub fn new(xen: &FakeXen, device: DeviceId, options: NetfrontOptions) -> Self {
+        let (received, answers) = (VecDeque::new(), VecDeque::new());
+        Self { xen: xen.clone(), device, options, frozen: false, link: None, received, answers }
+    }
+
+    /// The device.
+    pub fn device(&self) -> DeviceId {
+        self.device
+    }
+
+    /// Whether it has rings.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_some()
+    }
+
+    /// The frontend's state as published.
+    pub fn state(&self) -> u32 {
+        self.xen.read_store(&self.key("state")).and_then(|state| state.parse().ok()).unwrap_or(0)
+    }
+
+    /// The backend's state as published.
+    pub fn backend_state(&self) -> u32 {
+        let path = format!("/local/domain/{}/{}/state", self.xen.backend(), self.device);
+        self.xen.read_store(&path).and_then(|state| state.parse().ok()).unwrap_or(0)
+    }
+
+    fn key(&self, key: &str) -> String {
+        format!("{}/{key}", Toolstack::frontend_path(&self.device))
+    }
+
+    /// Writes a key of the frontend's directory.
+    pub fn write(&self, key: &str, value: &str) {
+        self.xen.write_store_as(self.device.frontend, &self.key(key), value);
+    }
+
+    /// Publishes a state, legal or not.
+    pub fn set_state(&self, state: u32) {
+        self.write("state", &state.to_string());
+    }
+
+    /// Reacts to the backend's state and to what is on the rings.
+    pub fn step(&mut self) {
+        if !self.frozen {
+            match (self.backend_state(), self.state()) {
+                (2, 1) => self.connect(),
+                (4, 3) => self.set_state(4),
+                (5 | 6, 1..=5) => self.finish_close(),
+                _ => {}
+            }
+        }
+        self.collect_answers();
+        self.collect_packets();
+        if self.link.is_some() {
+            self.post_up_to(self.options.rx_buffers);
+        }
+    }
+
+    /// Creates rings and event channels and publishes them.
+    pub fn connect(&mut self) {
+        self.share_rings();
+        self.publish();
+        self.set_state(self.options.ready_state);
+    }
+
+    /// Creates rings and event channels, without a word to the backend.
+    pub fn share_rings(&mut self) {
+        let (tx, rx) = (FrontRing::new(self.options.start_index), FrontRing::new(self.options.start_index));
+        let rings = [&tx.page, &rx.page].map(|page| self.xen.grant_for(self.device, page, Access::ReadWrite));
+        let tx_port = self.xen.offer_port(self.device);
+        let rx_port = self.options.split.then(|| self.xen.offer_port(self.device));
+        self.link = Some(Link {
+            tx,
+            rx,
+            rings,
+            tx_port,
+            rx_port,
+            sent: BTreeMap::new(),
+            next_id: 0,
+            extras: 0,
+            posted: VecDeque::new(),
+            partial: None,
+        });
+    }
+
+    /// Writes the keys that say where the rings are.
+    pub fn publish(&self) {
+        let link = self.link();
+        self.write("tx-ring-ref", &link.rings[0].to_string());
+        self.write("rx-ring-ref", &link.rings[1].to_string());
+        match link.rx_port {
+            Some(rx_port) => {
+                self.write("event-channel-tx", &link.tx_port.to_string());
+                self.write("event-channel-rx", &rx_port.to_string());
+            }
+            None => self.write("event-channel", &link.tx_port.to_string()),
+        }
+        for (key, value) in &self.options.features {
+            self.write(key, value);
+        }
+    }
+
+    /// Asks the backend to close; [`step`](Self::step) finishes when it has.
+    pub fn close(&self) {
+        self.set_state(5);
+    }
+
+    /// Starts over after a close.
+    pub fn reopen(&mut self) {
+        assert!(self.link.is_none(), "the frontend still has rings");
+        self.set_state(1);
+    }
+
+    /// Takes the rings back. The backend must have let go of them by the time it says `Closed`.
+    fn finish_close(&mut self) {
+        if self.backend_state() == 6 {
+            self.reclaim();
+        } else if self.state() == 5 {
+            return;
+        }
+        self.set_state(6);
+    }
+
+    /// Takes every page and port back.
+    pub fn reclaim(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        for gref in link.rings {
+            assert!(
+                !self.xen.revoke(self.device.frontend, gref),
+                "rule 2: {} let the frontend have its ring back while it is mapped",
+                self.device
+            );
+        }
+        let pages = link.sent.into_values().chain(link.posted.into_iter().map(|(_, gref, _)| gref));
+        for gref in pages {
+            self.xen.revoke(self.device.frontend, gref);
+        }
+        for port in [Some(link.tx_port), link.rx_port].into_iter().flatten() {
+            self.xen.close_port(self.device.frontend, port);
+        }
+    }
+
+    fn link(&self) -> &Link {
+        self.link.as_ref().expect("the frontend has no rings")
+    }
+    fn link_mut(&mut self) -> &mut Link {
+        self.link.as_mut().expect("the frontend has no rings")
+    }
+
+    /// The page of the TX ring.
+    pub fn tx_page(&self) -> &Page {
+        &self.link().tx.page
+    }
+    /// The page of the RX ring.
+    pub fn rx_page(&self) -> &Page {
+        &self.link().rx.page
+    }
+    /// Grants of the TX and the RX ring.
+    pub fn ring_grefs(&self) -> [GrantRef; 2] {
+        self.link().rings
+    }
+    /// The event channel of the TX ring.
+    pub fn tx_port(&self) -> RemotePort {
+        self.link().tx_port
+    }
+    /// The event channel of the RX ring, which may be that of the TX ring.
+    pub fn rx_port(&self) -> RemotePort {
+        self.link().rx_port.unwrap_or(self.link().tx_port)
+    }
+
+    /// Notifies the backend of the TX ring.
+    pub fn notify_tx(&self) {
+        self.xen.notify_from(self.device.frontend, self.tx_port());
+    }
+    /// Notifies the backend of the RX ring.
+    pub fn notify_rx(&self) {
+        self.xen.notify_from(self.device.frontend, self.rx_port());
+    }
+    /// Notifications received so far, both rings.
+    pub fn notifications(&self) -> u64 {
+        let link = self.link();
+        let ports = [Some(link.tx_port), link.rx_port].into_iter().flatten();
+        ports.map(|port| self.xen.received_by(self.device.frontend, port)).sum()
+    }
+}
