@@ -9,10 +9,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -22,6 +22,9 @@ use crate::failure::{Doing, Failure, Result};
 
 /// How much longer than its own limit an answer may take to arrive.
 const GRACE: Duration = Duration::from_secs(15);
+/// How long the agent may take to say that it got a request before that is repeated.
+const RECEIPT: Duration = Duration::from_secs(4);
+const TRIES: u32 = 5;
 
 /// What a command did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +60,17 @@ struct Shared {
 #[derive(Debug)]
 struct Pending {
     output: Vec<u8>,
-    done: Sender<Outcome>,
+    pieces: usize,
+    news: Sender<News>,
+}
+
+/// What the reader tells the asker.
+#[derive(Debug)]
+enum News {
+    /// The agent has the request.
+    Got,
+    /// The answer is complete, or a piece of it was lost.
+    Done(Result<Outcome>),
 }
 
 impl Dom0 {
@@ -97,18 +110,34 @@ impl Dom0 {
     /// The machine is gone or Dom0 does not answer. A script that fails is an [`Outcome`], not an error.
     pub fn run(&self, script: &str, limit: Duration) -> Result<Outcome> {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
-        let (done, outcome) = mpsc::channel();
-        lock(&self.shared.waiting).insert(id, Pending { output: Vec::new(), done });
-        let line = format!("@run {id} {} {}\n", limit.as_secs().max(1), BASE64.encode(script));
-        lock(&self.shared.to_agent).write_all(line.as_bytes()).doing("sending a command to Dom0")?;
-        outcome.recv_timeout(limit.saturating_add(GRACE)).map_err(|cause| {
-            lock(&self.shared.waiting).remove(&id);
-            let why = match cause {
-                RecvTimeoutError::Timeout => "Dom0 does not answer",
-                RecvTimeoutError::Disconnected => "the machine is gone",
-            };
-            Failure::new(format!("{why}, asked: {script}"))
-        })
+        let (sender, news) = mpsc::channel();
+        lock(&self.shared.waiting).insert(id, Pending { output: Vec::new(), pieces: 0, news: sender });
+        let answer = self.ask(id, script, limit, &news);
+        lock(&self.shared.waiting).remove(&id);
+        answer.doing(format!("asking Dom0 to run `{script}`"))
+    }
+
+    fn ask(&self, id: u64, script: &str, limit: Duration, news: &Receiver<News>) -> Result<Outcome> {
+        let script = BASE64.encode(script);
+        let line = format!("@run {id} {} {} {script}\n", limit.as_secs().max(1), script.len());
+        for _ in 0..TRIES {
+            lock(&self.shared.to_agent).write_all(line.as_bytes())?;
+            match news.recv_timeout(RECEIPT) {
+                Ok(News::Got) => break,
+                Ok(News::Done(answer)) => return answer,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(Failure::new("the machine is gone")),
+            }
+        }
+        let deadline = Instant::now().checked_add(limit.saturating_add(GRACE)).unwrap_or_else(Instant::now);
+        loop {
+            match news.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(News::Got) => {}
+                Ok(News::Done(answer)) => return answer,
+                Err(RecvTimeoutError::Timeout) => return Err(Failure::new("no answer in time")),
+                Err(RecvTimeoutError::Disconnected) => return Err(Failure::new("the machine is gone")),
+            }
+        }
     }
 
     /// Runs a script that must succeed and returns its output.
@@ -129,34 +158,41 @@ impl Shared {
         let mut words = line.split(' ');
         match (words.next(), words.next().and_then(|id| id.parse::<u64>().ok()), words.next()) {
             (Some("@ready"), ..) => self.ready.store(true, Ordering::Release),
+            (Some("@got"), Some(id), _) => {
+                if let Some(pending) = lock(&self.waiting).get(&id) {
+                    // An asker that gave up has dropped its receiver, here and below.
+                    let _ = pending.news.send(News::Got);
+                }
+            }
             (Some("@out"), Some(id), Some(piece)) => {
                 if let Some(pending) = lock(&self.waiting).get_mut(&id) {
-                    pending.output.extend(BASE64.decode(piece).unwrap_or_else(|_| b"<garbled>".to_vec()));
+                    pending.pieces = pending.pieces.saturating_add(1);
+                    pending.output.extend(BASE64.decode(piece).unwrap_or_default());
                 }
             }
             (Some("@end"), Some(id), Some(status)) => {
                 let Some(pending) = lock(&self.waiting).remove(&id) else { return };
+                let whole = words.next().and_then(|word| word.parse().ok()) == Some(pending.pieces);
                 let output = unpack(pending.output, words.next() == Some("gzip"));
-                // A caller that gave up has dropped its receiver.
-                let _ = pending.done.send(Outcome { output, status: status.parse().unwrap_or(-1) });
+                let answer = match (whole, output, status.parse()) {
+                    (true, Some(output), Ok(status)) => Ok(Outcome { output, status }),
+                    _ => Err(Failure::new("a piece of the answer was lost")),
+                };
+                let _ = pending.news.send(News::Done(answer));
             }
             _ => {}
         }
     }
 }
 
-/// The text of an answer whose pieces may have been gzipped.
-fn unpack(bytes: Vec<u8>, gzipped: bool) -> String {
-    if !gzipped {
-        return String::from_utf8_lossy(&bytes).into_owned();
+/// The text of an answer whose pieces may have been gzipped; `None` if they do not unpack.
+fn unpack(bytes: Vec<u8>, gzipped: bool) -> Option<String> {
+    let mut text = bytes;
+    if gzipped {
+        let packed = std::mem::take(&mut text);
+        GzDecoder::new(packed.as_slice()).read_to_end(&mut text).ok()?;
     }
-    let mut text = Vec::new();
-    let complete = GzDecoder::new(bytes.as_slice()).read_to_end(&mut text);
-    let mut text = String::from_utf8_lossy(&text).into_owned();
-    if complete.is_err() {
-        text.push_str("<garbled>");
-    }
-    text
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

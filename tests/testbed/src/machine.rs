@@ -124,6 +124,7 @@ impl Machine {
             let content = self.dom0.run(&script, limit)?.output;
             fs::write(self.logs.join(name), content)?;
         }
+        fs::write(self.logs.join("dom0-dmesg.log"), self.dom0.run("dmesg; cat /proc/tty/driver/serial", limit)?.output)?;
         fs::write(self.logs.join("xenstore.log"), self.dom0.run("xenstore-ls -fp", limit)?.output)?;
         Ok(())
     }
@@ -182,11 +183,13 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
     let xen = config.images.join("xen");
     let kernel = config.images.join("vmlinux");
     let xen_line = format!(
-        "console=com1 com1=115200,8n1 dom0=pv dom0_mem=1024M dom0_max_vcpus=1 loglvl=all guest_loglvl=all noreboot {}",
+        "console=com1 com1=115200,8n1 dom0=pv dom0_mem=1024M dom0_max_vcpus=1 loglvl=all guest_loglvl=all conring_size=1M noreboot {}",
         config.xen_options
     );
-    let mut command = Command::new("qemu-system-x86_64");
+    // QEMU must not outlive a harness that is killed.
+    let mut command = Command::new("setpriv");
     command
+        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(["-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split"])
         .args(["-device", "intel-iommu,intremap=on", "-cpu", "max,-xsave,-avx,-avx2"])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])

@@ -9,6 +9,7 @@
 
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
+use smoltcp::time::Duration;
 use smoltcp::wire::IpEndpoint;
 
 use super::counters::Counters;
@@ -92,6 +93,9 @@ impl Services {
                 let mut socket = tcp::Socket::new(buffer(), buffer());
                 socket.set_ack_delay(None);
                 socket.set_nagle_enabled(false);
+                // A guest may be destroyed in the middle of a connection.
+                socket.set_keep_alive(Some(Duration::from_secs(5)));
+                socket.set_timeout(Some(Duration::from_secs(30)));
                 let handle = sockets.add(socket);
                 connections.push(Connection { handle, port, request: Vec::new(), sending: None });
             }
@@ -192,7 +196,9 @@ impl Connection {
             SOURCE_PORT => source(socket, counters),
             _ => self.http(socket, counters),
         }
-        if socket.state() == tcp::State::CloseWait && !socket.can_recv() && self.sending.is_none() {
+        // A client that only reads may close its own direction at once: the source goes on.
+        let serving = self.sending.is_some() || self.port == SOURCE_PORT;
+        if socket.state() == tcp::State::CloseWait && !socket.can_recv() && !serving {
             socket.close();
         }
     }
