@@ -87,7 +87,21 @@ impl Events {
     }
 }
 
+impl Machine {
+    /// Whether the driver domain's sleep ends.
+    fn wakes(&self) -> bool {
+        let store = self.store.borrow();
+        let answers = !store.paused && self.client.borrow().has_work();
+        answers || store.has_news() || self.events.borrow().any_pending(self.backend)
+    }
+}
+
 impl FakeXen {
+    /// Whether something has happened that ends the driver domain's sleep.
+    pub fn driver_wakes(&self) -> bool {
+        self.0.wakes()
+    }
+
     /// Offers a port of a frontend's to the driver domain.
     pub fn offer_port(&self, device: DeviceId) -> RemotePort {
         let kind = Kind::Unbound(self.backend());
@@ -229,10 +243,7 @@ impl EventChannels for FakeHyp {
 
     /// Virtual time jumps to the deadline if nothing is there to be done.
     fn wait(&self, deadline: Option<Instant>) {
-        if self.0.events.borrow().any_pending(self.0.backend)
-            || self.0.store.borrow().has_news()
-            || self.0.client.borrow().has_work()
-        {
+        if self.0.wakes() {
             return;
         }
         let deadline = deadline.expect("the domain would sleep for ever: nothing is pending and it gave no deadline");

@@ -135,7 +135,9 @@ impl Netfront {
             match (self.backend_state(), self.state()) {
                 (2, 1) => self.connect(),
                 (4, 3) => self.set_state(4),
-                (5 | 6, 1..=5) => self.finish_close(),
+                // The backend wants to close. Who asked for it (5) waits until it has.
+                (5, 1..=4) => self.set_state(6),
+                (6, 2..=6) => self.finish_close(),
                 _ => {}
             }
         }
@@ -201,14 +203,12 @@ impl Netfront {
         self.set_state(1);
     }
 
-    /// Takes the rings back. The backend must have let go of them by the time it says `Closed`.
+    /// The backend says `Closed`, so it has let go of everything.
     fn finish_close(&mut self) {
-        if self.backend_state() == 6 {
-            self.reclaim();
-        } else if self.state() == 5 {
-            return;
+        self.reclaim();
+        if self.state() != 6 {
+            self.set_state(6);
         }
-        self.set_state(6);
     }
 
     /// Takes every page and port back.

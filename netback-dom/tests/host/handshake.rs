@@ -1,0 +1,47 @@
+//! Connecting, closing, and what the toolstack sees of it.
+
+use std::time::Duration;
+
+use fake_xen::NetfrontOptions;
+
+use crate::rig::Rig;
+
+#[test]
+fn a_guest_connects() {
+    let mut rig = Rig::new();
+    let guest = rig.guest();
+    assert_eq!(rig.backend_key(guest, "hotplug-status").as_deref(), Some("connected"));
+    assert_eq!(rig.error_node(guest), None);
+}
+
+#[test]
+fn a_guest_with_one_event_channel_connects() {
+    let mut rig = Rig::new();
+    rig.guest_with(NetfrontOptions { split: false, ..NetfrontOptions::default() });
+}
+
+#[test]
+fn a_frontend_that_says_initialised_connects() {
+    let mut rig = Rig::new();
+    rig.guest_with(NetfrontOptions { ready_state: 3, ..NetfrontOptions::default() });
+}
+
+#[test]
+fn hot_attach_and_detach_leave_nothing_behind() {
+    let mut rig = Rig::new();
+    rig.run(Duration::from_millis(100));
+    let before = rig.usage();
+    let domid = rig.toolstack.create_domain("guest");
+    for _ in 0..10 {
+        let (device, attach) = rig.toolstack.attach_vif(domid, 0, &Rig::vif_config(0));
+        rig.fronts = vec![fake_xen::Netfront::new(&rig.xen, device, NetfrontOptions::default())];
+        rig.until("attach ends", |rig| rig.toolstack.outcome(attach).is_some());
+        assert_eq!(rig.toolstack.outcome(attach), Some(Ok(())));
+        rig.until("connected", |rig| rig.is_connected(0));
+        let detach = rig.toolstack.detach(device);
+        rig.until("detach ends", |rig| rig.toolstack.outcome(detach).is_some());
+        assert_eq!(rig.toolstack.outcome(detach), Some(Ok(())));
+        rig.run(Duration::from_millis(100));
+        assert_eq!(rig.usage(), before, "{}", rig.state());
+    }
+}

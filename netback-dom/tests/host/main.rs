@@ -1,0 +1,20 @@
+//! The network backend on the fake Xen.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::new_without_default,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: a panic is a failed test"
+)]
+
+mod handshake;
+mod packets;
+mod rig;
+mod traffic;
+mod wire;

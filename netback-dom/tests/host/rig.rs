@@ -1,0 +1,223 @@
+//! A driver domain on the fake Xen: toolstack, guests, a wire, and the domain's event loop.
+//!
+//! The loop sleeps as the real one does: it runs only when an event, xenstored or a deadline wakes it, so a
+//! lost wake-up leaves a test hanging until its limit.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use fake_xen::{DeviceId, FakeHyp, FakeXen, Netfront, NetfrontOptions, Toolstack, Usage, VifConfig};
+use netback_dom::dataplane::{Memory, Turn};
+use netback_dom::frame::TailPool;
+use netback_dom::netback::{Netback, Options};
+use netback_dom::switch::BridgeId;
+use xen_pv_rt::hyp::{Clock, Dma, Domid, Instant, Xenstore};
+use xen_pv_rt::task::Tasks;
+
+use crate::wire::Wire;
+
+/// How far time moves per step.
+const TICK: Duration = Duration::from_millis(1);
+/// Turns of the domain in one step, after which the others have their turn.
+const TURNS: usize = 64;
+/// How long anything may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+thread_local! {
+    static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Capture;
+
+impl log::Log for Capture {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        LOG.with_borrow_mut(|log| log.push(record.args().to_string()));
+    }
+    fn flush(&self) {}
+}
+
+/// Everything.
+pub struct Rig {
+    pub xen: FakeXen,
+    pub toolstack: Toolstack,
+    pub wire: Wire,
+    pub fronts: Vec<Netfront>,
+    pub netback: Netback<FakeHyp>,
+    pub buffers: xen_pv_rt::hyp::DmaPool,
+    tasks: Tasks,
+    hyp: FakeHyp,
+    wake_at: Option<Instant>,
+    /// Set while the domain sleeps: until when.
+    asleep: Option<Option<Instant>>,
+}
+
+/// The number of a guest in [`Rig::fronts`].
+pub type Guest = usize;
+
+impl Rig {
+    pub fn new() -> Self {
+        Self::with_buffers(512)
+    }
+
+    pub fn with_buffers(count: usize) -> Self {
+        // The first test of the process sets it; lines go to the thread that runs the test.
+        let _ = log::set_logger(&Capture);
+        log::set_max_level(log::LevelFilter::Info);
+        LOG.with_borrow_mut(Vec::clear);
+        let xen = FakeXen::new();
+        let toolstack = Toolstack::new(&xen);
+        let hyp = xen.hyp();
+        let tasks = Tasks::new();
+        let buffers = hyp.dma_pool(count).unwrap();
+        let memory = Memory { buffers: buffers.clone(), tails: TailPool::new(64), held_pages: count / 2 };
+        let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, Options::default());
+        netback.add_uplink(BridgeId::default());
+        netback.spawn_hotplug();
+        let wire = Wire::new(hyp.dma_pool(64).unwrap());
+        let fronts = Vec::new();
+        let wake_at = Some(Instant::default());
+        Self { xen, toolstack, wire, fronts, netback, buffers, tasks, hyp, wake_at, asleep: None }
+    }
+
+    /// The MAC address of a guest made by [`Self::guest`].
+    pub fn mac(guest: Guest) -> [u8; 6] {
+        [0, 0x16, 0x3e, 0, 1, u8::try_from(guest).unwrap()]
+    }
+
+    /// Creates a domain with a vif, without letting time pass.
+    pub fn add(&mut self, options: NetfrontOptions) -> Guest {
+        let guest = self.fronts.len();
+        let domid = self.toolstack.create_domain(&format!("guest{guest}"));
+        let device = self.toolstack.create_vif(domid, 0, &Self::vif_config(guest));
+        self.fronts.push(Netfront::new(&self.xen, device, options));
+        guest
+    }
+
+    pub fn vif_config(guest: Guest) -> VifConfig {
+        let [a, b, c, d, e, f] = Self::mac(guest);
+        VifConfig { mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"), ..VifConfig::default() }
+    }
+
+    /// Creates a domain with a vif and waits until it is connected.
+    pub fn guest_with(&mut self, options: NetfrontOptions) -> Guest {
+        let guest = self.add(options);
+        self.until("the guest is connected", |rig| rig.is_connected(guest));
+        guest
+    }
+
+    pub fn guest(&mut self) -> Guest {
+        self.guest_with(NetfrontOptions::default())
+    }
+
+    pub fn is_connected(&self, guest: Guest) -> bool {
+        self.fronts[guest].backend_state() == 4 && self.fronts[guest].state() == 4
+    }
+
+    pub fn device(&self, guest: Guest) -> DeviceId {
+        self.fronts[guest].device()
+    }
+
+    pub fn domid(&self, guest: Guest) -> Domid {
+        self.device(guest).frontend
+    }
+
+    /// A key of a guest's backend directory.
+    pub fn backend_key(&self, guest: Guest, key: &str) -> Option<String> {
+        self.xen.read_store(&format!("{}/{key}", self.toolstack.backend_path(&self.device(guest))))
+    }
+
+    /// What the xenbus `error` node says about a guest's vif.
+    pub fn error_node(&self, guest: Guest) -> Option<String> {
+        self.xen.read_store(&format!("/local/domain/{}/error/{}/error", self.xen.backend(), self.device(guest)))
+    }
+
+    /// One step of everything, in an order that favours nobody for long.
+    pub fn step(&mut self) {
+        for front in &mut self.fronts {
+            front.step();
+        }
+        self.toolstack.step();
+        self.run_domain();
+        self.xen.advance(TICK);
+    }
+
+    /// Lets `time` pass.
+    pub fn run(&mut self, time: Duration) {
+        let end = self.xen.now().saturating_add(time);
+        while self.xen.now() < end {
+            self.step();
+        }
+    }
+
+    /// Lets time pass until something is so.
+    pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = self.xen.now().saturating_add(LIMIT);
+        while !done(self) {
+            assert!(self.xen.now() < end, "not within {LIMIT:?}: {what}\n{}", self.state());
+            self.step();
+        }
+    }
+
+    /// One turn of the domain's event loop, or several as long as there is work.
+    fn run_domain(&mut self) {
+        if let Some(deadline) = self.asleep {
+            let due = deadline.is_some_and(|at| self.xen.now() >= at);
+            if !due && !self.xen.driver_wakes() && !self.wire.has_interrupt() {
+                return;
+            }
+            self.asleep = None;
+        }
+        for _ in 0..TURNS {
+            self.poll_tasks();
+            if self.netback.poll(&mut self.wire) == Turn::Busy {
+                continue;
+            }
+            if self.netback.arm() == Turn::Busy || self.tasks.is_dirty() {
+                continue;
+            }
+            self.asleep = Some([self.wake_at, self.netback.next_deadline()].into_iter().flatten().min());
+            return;
+        }
+    }
+
+    fn poll_tasks(&mut self) {
+        let now = self.hyp.now();
+        if self.hyp.poll(now) || self.tasks.is_dirty() || self.wake_at.is_some_and(|at| now >= at) {
+            self.tasks.poll();
+            self.wake_at = self.hyp.take_wake_at();
+        }
+    }
+
+    /// The log so far.
+    pub fn log(&self) -> Vec<String> {
+        LOG.with_borrow(Vec::clone)
+    }
+
+    /// Log lines about one guest and cause.
+    pub fn lines(&self, guest: Guest, cause: &str) -> Vec<String> {
+        let device = self.device(guest);
+        let (domid, devid) = (format!(" dom={} ", device.frontend), format!(" dev={} ", device.devid));
+        let cause = format!(" cause={cause} ");
+        self.log().into_iter().filter(|line| [&domid, &devid, &cause].iter().all(|part| line.contains(*part))).collect()
+    }
+
+    /// Usage without what a test does not care about.
+    pub fn usage(&self) -> Usage {
+        self.xen.usage()
+    }
+
+    /// All there is to know, for messages.
+    pub fn state(&self) -> String {
+        let mut text = String::new();
+        for (path, value) in self.xen.dump_store("/local/domain") {
+            text += &format!("{path} = {value:?}\n");
+        }
+        for line in self.log() {
+            text += &format!("log: {line}\n");
+        }
+        text
+    }
+}
