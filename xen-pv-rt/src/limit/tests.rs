@@ -3,7 +3,7 @@ use alloc::format;
 use super::*;
 
 fn at(milliseconds: u64) -> Instant {
-    Instant::from_nanos(milliseconds * 1_000_000)
+    Instant::from_nanos(milliseconds.saturating_mul(1_000_000))
 }
 
 #[test]

@@ -1,18 +1,18 @@
 //! The connection's life: in service, being reset, looking for a message boundary, given up.
 
-use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use core::fmt;
 use core::time::Duration;
 
 use crate::hyp::{Instant, Transaction, XsError};
 
+use super::fault::{Fault, Log, Remedy};
 use super::incoming::{Incoming, Next};
 use super::outgoing::Outgoing;
 use super::page::{BadIndex, Page, RING_BYTES};
 use super::requests::{Owner, Requests, Settled};
-use super::watches::Watches;
+use super::transactions::{self, Transactions};
+use super::watches::{Stage, Watches};
 use super::wire::{Header, Kind, error_named};
 
 /// xenstored drops events that found no room for 20 s. Less than that, for safety.
@@ -32,33 +32,6 @@ enum Link {
     Dead,
 }
 
-/// What was wrong with xenstored's side of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    /// An index is where it cannot be.
-    Index,
-    /// A header that no server sends.
-    Framing,
-    /// xenstored set the error field.
-    Server(u32),
-}
-
-impl From<BadIndex> for Fault {
-    fn from(BadIndex: BadIndex) -> Self {
-        Self::Index
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Index => f.write_str("impossible ring index"),
-            Self::Framing => f.write_str("impossible message header"),
-            Self::Server(error) => write!(f, "xenstored reports error {error}"),
-        }
-    }
-}
-
 /// Everything but the ring itself.
 pub(super) struct Connection {
     link: Link,
@@ -66,15 +39,12 @@ pub(super) struct Connection {
     outgoing: Outgoing,
     pub(super) requests: Requests,
     pub(super) watches: Watches,
-    /// Our numbers for open transactions, and xenstored's.
-    transactions: BTreeMap<u32, u32>,
-    last_transaction: u32,
+    pub(super) transactions: Transactions,
     last_turn: Option<Instant>,
     /// Tasks have something new.
     news: bool,
-    /// A bogus reply has been reported since the last reset.
-    complained: bool,
     moved: u32,
+    log: Log,
 }
 
 impl Connection {
@@ -87,12 +57,11 @@ impl Connection {
             outgoing: Outgoing::default(),
             requests: Requests::new(0),
             watches: Watches::default(),
-            transactions: BTreeMap::new(),
-            last_transaction: 0,
+            transactions: Transactions::default(),
             last_turn: None,
             news: false,
-            complained: false,
             moved: 0,
+            log: Log::default(),
         };
         if !page.reconnecting() {
             new.attach(page);
@@ -107,6 +76,7 @@ impl Connection {
 
     /// Moves bytes both ways. Returns whether tasks have something new.
     pub(super) fn turn(&mut self, page: Page<'_>, now: Instant) -> bool {
+        self.log.set_now(now);
         if self.link == Link::Reconnecting && !page.reconnecting() {
             self.attach(page);
             self.rewatch();
@@ -143,7 +113,11 @@ impl Connection {
             match self.outgoing.flush(page, &mut self.moved) {
                 Ok(()) if self.outgoing.is_idle() => {}
                 Ok(()) => return,
-                Err(BadIndex) => self.recover(page, Fault::Index),
+                Err(BadIndex) => {
+                    // The next turn goes on.
+                    self.recover(page, Fault::Index);
+                    return;
+                }
             }
         }
     }
@@ -153,26 +127,8 @@ impl Connection {
         if self.link == Link::Dead {
             return Err(XsError::Reset);
         }
-        let tx_id = match t {
-            Transaction::NONE => 0,
-            // Begun before a reset, or ended.
-            t => *self.transactions.get(&t.into_raw()).ok_or(XsError::Reset)?,
-        };
+        let tx_id = self.transactions.tx_id(t)?;
         self.requests.submit(owner, kind, tx_id, body)
-    }
-
-    /// Gives a transaction that xenstored has begun a number of ours, which is never used again, so that it cannot
-    /// be taken for a later one after a reset.
-    pub(super) fn begun(&mut self, reply: &[u8]) -> Result<Transaction, XsError> {
-        let tx_id = parse_transaction(reply).ok_or(XsError::Malformed)?;
-        self.last_transaction = self.last_transaction.wrapping_add(1).max(1);
-        self.transactions.insert(self.last_transaction, tx_id);
-        Ok(Transaction::from_raw(self.last_transaction))
-    }
-
-    /// The transaction is over, whatever xenstored answers.
-    pub(super) fn ended(&mut self, t: Transaction) {
-        self.transactions.remove(&t.into_raw());
     }
 
     /// The task that waited for request `id` has gone.
@@ -180,6 +136,15 @@ impl Connection {
         if let Some(reply) = self.requests.abandon(id) {
             self.end_orphan(&reply);
         }
+    }
+
+    /// Registers the watch `token`, for the first time.
+    pub(super) fn watch(&mut self, path: &str, token: u32) -> Result<u32, XsError> {
+        let parts = watch_body(path, token);
+        let body: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
+        let id = self.submit(Owner::Task, Kind::WATCH, Transaction::NONE, &body)?;
+        self.watches.set_stage(token, Stage::Asked);
+        Ok(id)
     }
 
     /// The owner of a watch has gone.
@@ -197,16 +162,10 @@ impl Connection {
         }
         let start = self.moved;
         while self.moved.wrapping_sub(start) < TURN_BYTES {
-            let was_hunting = self.incoming.is_hunting();
             match self.incoming.next(page, &mut self.moved)? {
                 Next::Message(header, body) => self.dispatch(header, body),
                 Next::Nothing => break,
                 Next::LostFraming => return Err(Fault::Framing),
-            }
-            if was_hunting {
-                log::info!("xenstore: found the message boundary again");
-                self.reset_watches();
-                self.rewatch();
             }
         }
         Ok(())
@@ -222,19 +181,21 @@ impl Connection {
             Settled::Task => self.news = true,
             Settled::Discarded => {}
             Settled::OrphanTransaction(reply) => self.end_orphan(&reply),
+            Settled::Probe => {
+                self.log.recovered();
+                self.start_afresh();
+            }
             Settled::WatchLost(token, error) => {
                 // No event will come from xenstored for it.
                 self.watches.fire(token);
                 self.news = true;
                 if error != XsError::Exists {
-                    log::warn!("xenstore: a watch could not be registered again: {error}");
+                    self.log.watch_lost(error);
                 }
             }
             Settled::Unexpected => {
                 self.news = true;
-                if !core::mem::replace(&mut self.complained, true) {
-                    log::warn!("xenstore: reply to no request of ours: type {} id {}", header.kind.0, header.req_id);
-                }
+                self.log.stray_reply(&header);
             }
         }
     }
@@ -254,28 +215,36 @@ impl Connection {
     fn recover(&mut self, page: Page<'_>, fault: Fault) {
         self.news |= self.requests.fail_all();
         self.transactions.clear();
-        self.complained = false;
         self.link = Link::Dead;
         self.resume(page);
-        match self.link {
-            Link::Reconnecting => log::warn!("xenstore: {fault}; reconnecting"),
-            Link::Up => log::warn!("xenstore: {fault}; looking for the next message"),
-            Link::Dead => log::error!("xenstore: {fault}; connected devices go on, changes will not be seen"),
-        }
+        let remedy = match self.link {
+            Link::Reconnecting => Remedy::Reconnect,
+            Link::Up => Remedy::Hunt,
+            Link::Dead => Remedy::None,
+        };
+        self.log.fault(fault, remedy);
     }
 
-    /// Back into service: by a reset if xenstored offers one, else in step again from the reply to a request of
-    /// ours. Neither is possible when xenstored has given up, or takes no requests.
+    /// Back into service: by a reset if xenstored offers one or has just made one unasked, else in step again from
+    /// the reply to a request of ours. Not possible while xenstored has given up, or takes no requests.
     fn resume(&mut self, page: Page<'_>) {
         if page.can_reconnect() {
             self.link = Link::Reconnecting;
             self.requests.renumber(0);
             page.reconnect();
             self.moved = self.moved.saturating_add(1);
-        } else if page.server_error().is_none() && self.outgoing.is_sane(page) {
+            return;
+        }
+        if page.server_error().is_some() {
+            return;
+        }
+        if self.outgoing.was_moved(page) {
+            self.attach(page);
+            self.start_afresh();
+        } else if self.outgoing.is_sane(page) {
             self.link = Link::Up;
             self.outgoing.drop_unsent();
-            if let Some(probe) = self.internal(Owner::Nobody, Kind::READ, &[b"domid\0"]) {
+            if let Some(probe) = self.internal(Owner::Probe, Kind::READ, &[b"domid\0"]) {
                 self.incoming.hunt(page, probe);
                 self.moved = self.moved.saturating_add(1);
             }
@@ -288,6 +257,12 @@ impl Connection {
         self.incoming = Incoming::at(rsp_cons);
         self.outgoing = Outgoing::at(req_prod);
         self.link = Link::Up;
+    }
+
+    /// Puts xenstored's idea of us in order after an interruption, of which it may not know.
+    fn start_afresh(&mut self) {
+        self.reset_watches();
+        self.rewatch();
     }
 
     /// Frees watches and transactions that xenstored still holds for us. Its answer does not matter: a server
@@ -304,7 +279,7 @@ impl Connection {
     }
 
     fn end_orphan(&mut self, reply: &[u8]) {
-        if let Some(tx_id) = parse_transaction(reply) {
+        if let Some(tx_id) = transactions::number(reply) {
             // Bounded by the number of begun transactions, which are tasks' requests.
             let _ = self.requests.submit(Owner::Nobody, Kind::TRANSACTION_END, tx_id, &[b"F\0"]);
         }
@@ -318,11 +293,6 @@ impl Connection {
 }
 
 /// The body of `WATCH` and `UNWATCH`.
-pub(super) fn watch_body(path: &str, token: u32) -> [String; 4] {
+fn watch_body(path: &str, token: u32) -> [String; 4] {
     [path.to_string(), "\0".to_string(), token.to_string(), "\0".to_string()]
-}
-
-fn parse_transaction(reply: &[u8]) -> Option<u32> {
-    let text = core::str::from_utf8(reply).ok()?;
-    text.strip_suffix('\0').unwrap_or(text).parse().ok().filter(|id| *id != 0)
 }

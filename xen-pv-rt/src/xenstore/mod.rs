@@ -8,6 +8,7 @@
 //! Xen: `public/io/xs_wire.h`, `docs/misc/xenstore.txt`, `docs/misc/xenstore-ring.txt`.
 
 mod connection;
+mod fault;
 mod incoming;
 mod listing;
 mod outgoing;
@@ -15,6 +16,7 @@ mod page;
 mod requests;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transactions;
 mod watches;
 mod wire;
 
@@ -29,10 +31,11 @@ use core::task::{Context, Poll};
 
 use crate::hyp::{Instant, Transaction, Watch, Xenstore, XsError};
 
-use connection::{Connection, watch_body};
+use connection::Connection;
 use listing::{Listing, Part};
 use page::Page;
 use requests::Owner;
+use watches::Stage;
 use wire::{Kind, check_path};
 
 /// The way to xenstored.
@@ -72,8 +75,10 @@ impl<R: XsRing> Client<R> {
     fn with<T>(&self, body: impl FnOnce(&mut Connection, Page<'_>) -> T) -> T {
         let mut connection = self.0.connection.borrow_mut();
         let result = body(&mut connection, Page(self.0.ring.words()));
+        let moved = connection.take_moved();
+        drop(connection);
         // The protocol asks for a notification whenever an index has moved, either one.
-        if connection.take_moved() {
+        if moved {
             self.0.ring.notify();
         }
         result
@@ -95,7 +100,7 @@ impl<R: XsRing> Client<R> {
         }
         let id = self.with(|connection, page| {
             let id = connection.submit(Owner::Task, Kind::TRANSACTION_END, t, &[verdict])?;
-            connection.ended(t);
+            connection.transactions.ended(t);
             connection.send(page);
             Ok(id)
         })?;
@@ -150,7 +155,7 @@ impl<R: XsRing + 'static> Xenstore for Client<R> {
 
     async fn begin(&self) -> Result<Transaction, XsError> {
         let reply = self.call(Kind::TRANSACTION_START, Transaction::NONE, &[b"\0"]).await?;
-        self.with(|connection, _| connection.begun(&reply))
+        self.with(|connection, _| connection.transactions.begun(&reply))
     }
 
     async fn commit(&self, t: Transaction) -> Result<(), XsError> {
@@ -166,10 +171,15 @@ impl<R: XsRing + 'static> Xenstore for Client<R> {
         let token = self.with(|connection, _| connection.watches.add(path));
         // Removes the watch again if this future is dropped or fails.
         let handle = WatchHandle { client: self.clone(), token };
-        let parts = watch_body(path, token);
-        let body: Vec<&[u8]> = parts.iter().map(String::as_bytes).collect();
-        self.call(Kind::WATCH, Transaction::NONE, &body).await?;
-        self.with(|connection, _| connection.watches.confirm(token));
+        let id = self.with(|connection, page| {
+            let id = connection.watch(path, token)?;
+            connection.send(page);
+            Ok(id)
+        })?;
+        let answer = Answer { client: self, id }.await;
+        let stage = if answer.is_ok() { Stage::Live } else { Stage::Unknown };
+        self.with(|connection, _| connection.watches.set_stage(token, stage));
+        answer?;
         Ok(handle)
     }
 }

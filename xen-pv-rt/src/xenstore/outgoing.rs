@@ -31,6 +31,12 @@ impl Outgoing {
         page.room(self.req_prod).is_ok()
     }
 
+    /// Whether the producer index is not the one we wrote, so that somebody has made a new start.
+    pub(super) fn was_moved(&self, page: Page<'_>) -> bool {
+        let (req_prod, _) = page.own_indices();
+        req_prod != self.req_prod && page.room(req_prod).is_ok()
+    }
+
     /// Forgets a request of which nothing was sent. One that xenstored has seen the start of must be finished.
     pub(super) fn drop_unsent(&mut self) {
         if self.sent == 0 {

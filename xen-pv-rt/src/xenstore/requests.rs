@@ -19,6 +19,8 @@ pub(super) enum Owner {
     Task,
     /// Nobody.
     Nobody,
+    /// The connection: where is the next message?
+    Probe,
     /// The connection: is this watch, by token, registered again?
     Rewatch(u32),
 }
@@ -29,6 +31,8 @@ pub(super) enum Settled {
     Task,
     /// Nobody cares.
     Discarded,
+    /// The stream is in step again.
+    Probe,
     /// A transaction was begun for a task that has gone.
     OrphanTransaction(Vec<u8>),
     /// A watch could not be registered again.
@@ -114,6 +118,8 @@ impl Requests {
                 request.stage = Stage::Answered(outcome);
                 return if mismatch { Settled::Unexpected } else { Settled::Task };
             }
+            // Whatever the answer is, it is the answer.
+            (Owner::Probe, _) => Settled::Probe,
             (Owner::Rewatch(token), Err(error)) => Settled::WatchLost(token, error),
             (Owner::Nobody, Ok(body)) if request.kind == Kind::TRANSACTION_START => Settled::OrphanTransaction(body),
             _ if mismatch => Settled::Unexpected,
@@ -183,6 +189,11 @@ impl Requests {
     /// Requests that xenstored owes us a reply for.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.line.len()
     }
 
     #[cfg(test)]

@@ -6,14 +6,26 @@ use alloc::vec::Vec;
 
 /// Different paths that one watch keeps before it says "look at all of it" instead.
 pub(super) const QUEUE_MAX: usize = 32;
+/// Bytes of paths that one watch keeps. A frontend may give the nodes of its directory long names.
+pub(super) const QUEUE_BYTES_MAX: usize = 2048;
+
+/// What xenstored knows of a watch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Nothing.
+    Unknown,
+    /// It is being asked to register it.
+    Asked,
+    /// It has confirmed it, at least once.
+    Live,
+}
 
 struct Entry {
     path: String,
     queue: VecDeque<String>,
     /// Look at everything below the path. Stands for any number of events.
     all: bool,
-    /// xenstored has confirmed it, at least once.
-    live: bool,
+    stage: Stage,
 }
 
 impl Entry {
@@ -40,26 +52,26 @@ impl Watches {
                 break;
             }
         }
-        let entry = Entry { path: path.into(), queue: VecDeque::new(), all: false, live: false };
+        let entry = Entry { path: path.into(), queue: VecDeque::new(), all: false, stage: Stage::Unknown };
         self.by_token.insert(self.last_token, entry);
         self.last_token
     }
 
-    /// xenstored confirmed the watch.
-    pub(super) fn confirm(&mut self, token: u32) {
+    /// Notes what xenstored knows of the watch.
+    pub(super) fn set_stage(&mut self, token: u32, stage: Stage) {
         if let Some(entry) = self.by_token.get_mut(&token) {
-            entry.live = true;
+            entry.stage = stage;
         }
     }
 
-    /// Removes a watch and returns its path, to unregister it by.
+    /// Removes a watch and returns its path if there is something to unregister.
     pub(super) fn remove(&mut self, token: u32) -> Option<String> {
-        self.by_token.remove(&token).map(|entry| entry.path)
+        self.by_token.remove(&token).filter(|entry| entry.stage != Stage::Unknown).map(|entry| entry.path)
     }
 
     /// Tokens and paths of the confirmed watches, oldest first.
     pub(super) fn live(&self) -> Vec<(u32, String)> {
-        let live = self.by_token.iter().filter(|(_, entry)| entry.live);
+        let live = self.by_token.iter().filter(|(_, entry)| entry.stage == Stage::Live);
         live.map(|(token, entry)| (*token, entry.path.clone())).collect()
     }
 
@@ -76,7 +88,8 @@ impl Watches {
                 if entry.queue.iter().any(|queued| queued == path) {
                     return false;
                 }
-                if entry.queue.len() < QUEUE_MAX {
+                let bytes = entry.queue.iter().fold(path.len(), |sum, queued| sum.saturating_add(queued.len()));
+                if entry.queue.len() < QUEUE_MAX && bytes <= QUEUE_BYTES_MAX {
                     entry.queue.push_back(path.into());
                 } else {
                     entry.fire();

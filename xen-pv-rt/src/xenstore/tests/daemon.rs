@@ -170,7 +170,8 @@ impl Daemon {
         taken || given
     }
 
-    fn reset(&mut self) {
+    /// Everything about the connection is void.
+    pub(crate) fn reset(&mut self) {
         (REQ_CONS..=RSP_PROD).for_each(|word| self.page.set(word, 0));
         self.page.set(SERVER_ERROR, 0);
         self.page.set(CONNECTION, 0);

@@ -116,6 +116,23 @@ fn without_reset_the_next_message_is_looked_for() {
 }
 
 #[test]
+fn the_search_may_find_the_reply_in_two_turns() {
+    let mut bench = Bench::new();
+    let handle = bench.run(|xs| async move { xs.watch("backend").await }).ok().unwrap();
+    drain(&handle);
+    bench.daemon.send_raw(&[0xff; 16]);
+    bench.daemon.run();
+    let _ = bench.turn();
+    // Junk, the header and a part of the body.
+    bench.daemon.send_raw(&[3; 50]);
+    bench.daemon.step(u32::MAX, 50 + 16 + 2);
+    let _ = bench.turn();
+    bench.settle();
+    assert_eq!(drain(&handle), ["backend"]);
+    assert_works(&mut bench);
+}
+
+#[test]
 fn a_producer_gone_astray_is_followed() {
     let bench = Bench::new();
     bench.daemon.start_indices_at(5000);
@@ -154,6 +171,27 @@ fn an_impossible_request_index_is_waited_out() {
     let _ = bench.turn();
     bench.settle();
     assert_works(&mut bench);
+}
+
+#[test]
+fn a_ring_reset_that_nobody_asked_for_is_taken_as_a_new_start() {
+    for traffic in [1, 500] {
+        let mut bench = Bench::new();
+        let handle = bench.run(|xs| async move { xs.watch("backend").await }).ok().unwrap();
+        drain(&handle);
+        (0..traffic).for_each(|_| assert_works(&mut bench));
+        bench.daemon.held = Some(Vec::new());
+        let pending = read(&bench);
+        bench.daemon.run();
+        bench.daemon.reset();
+        let _ = bench.turn();
+        assert_eq!(pending.get(), Err(XsError::Reset));
+        bench.daemon.held = None;
+        bench.settle();
+        assert_eq!(drain(&handle), ["backend"]);
+        assert_eq!(bench.daemon.watches.len(), 1);
+        assert_works(&mut bench);
+    }
 }
 
 #[test]

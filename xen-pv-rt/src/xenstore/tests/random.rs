@@ -150,6 +150,8 @@ proptest! {
         evils in prop::collection::vec((evil(), 0..200u32, 0..200u32), 1..80),
     ) {
         let mut bench = Bench::new();
+        // What xenstored has lost or garbled still counts as outstanding with it.
+        bench.daemon.strict = false;
         let mut busy = Vec::new();
         let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
         for (evil, take, give) in evils {

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use crate::hyp::{Watch, Xenstore, XsError};
 use crate::xenstore::WatchHandle;
-use crate::xenstore::watches::QUEUE_MAX;
+use crate::xenstore::requests::LINE_MAX;
+use crate::xenstore::watches::{QUEUE_BYTES_MAX, QUEUE_MAX};
 use alloc::rc::Rc;
 
 use super::daemon::{SharedPage, UNWATCH, WATCH};
@@ -85,6 +86,35 @@ fn a_queue_that_overflows_says_look_at_all_of_it_once() {
     bench.daemon.write("backend/0", b"");
     bench.settle();
     assert_eq!(drain(&handle), ["backend/0"]);
+}
+
+#[test]
+fn long_paths_overflow_the_queue_sooner() {
+    let mut bench = Bench::new();
+    let handle = watch(&mut bench, "backend");
+    drain(&handle);
+    let long = |n: usize| format!("backend/{n}/{}", "x".repeat(QUEUE_BYTES_MAX / 4 - 10));
+    (0..4).for_each(|n| bench.daemon.write(&long(n), b""));
+    bench.settle();
+    assert_eq!(drain(&handle), [long(0), long(1), long(2), long(3)]);
+    (0..5).for_each(|n| bench.daemon.write(&long(n), b""));
+    bench.settle();
+    assert_eq!(drain(&handle), ["backend"]);
+}
+
+#[test]
+fn a_task_that_never_gets_its_watch_does_not_fill_the_line() {
+    let mut bench = Bench::new();
+    bench.daemon.held = Some(Vec::new());
+    let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
+    for _ in 0..5000 {
+        let xs = bench.xs.clone();
+        let mut future = alloc::boxed::Box::pin(async move { xs.watch("backend").await.err() });
+        let _ = core::future::Future::poll(future.as_mut(), &mut cx);
+    }
+    assert!(bench.xs.0.connection.borrow().requests.waiting() <= LINE_MAX + 1);
+    bench.daemon.step(u32::MAX, 0);
+    assert_eq!(bench.daemon.seen.len(), 20);
 }
 
 #[test]
