@@ -70,6 +70,7 @@ type Tail = heapless::Vec<Segment, MAX_TAIL>;
 
 /// Preallocated tails of multi-segment frames. Cloning gives another handle to the same pool.
 #[derive(Clone)]
+#[expect(clippy::vec_box, reason = "a tail moves from the pool into a frame as one pointer")]
 pub struct TailPool(Rc<RefCell<Vec<Box<Tail>>>>);
 
 impl TailPool {

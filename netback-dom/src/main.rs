@@ -23,7 +23,7 @@ fn domain_main(xen: Xen, command_line: &str) -> Exit {
         }
     };
     let memory = memory_use();
-    log::info!("serving; {} of {} KiB of memory in use", memory.used * 4, memory.total * 4);
+    log::info!("serving; {} of {} KiB of memory in use", memory.used_kib(), memory.total_kib());
     let request = domain.serve(|| xen.check_stack());
     log::info!("stopping: {request:?}");
     domain.stop();

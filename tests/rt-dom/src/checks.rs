@@ -9,9 +9,9 @@ use core::time::Duration;
 use embedded_io::Write as _;
 use xen_pv_rt::arch::{ConsoleStream, Virq, Xen, memory_use};
 use xen_pv_rt::hyp::{
-    Access, BoundPort as _, Clock as _, CopyDest, CopySource, Dma as _, Domid, EventChannels as _, GrantCopy,
-    GrantRef, Grants as _, PAGE_SIZE, PeerSpan, RemotePort, SharedPage as _, Transaction, Watch as _,
-    XsError, Xenstore as _, sleep,
+    Access, BoundPort as _, Clock as _, CopyDest, CopySource, Dma as _, Domid, EventChannels as _, GrantCopy, GrantRef,
+    Grants as _, PAGE_SIZE, PeerSpan, RemotePort, SharedPage as _, Transaction, Watch as _, Xenstore as _, XsError,
+    sleep,
 };
 use xen_pv_rt::task::block_on;
 

@@ -34,7 +34,7 @@ fn system_time() -> u64 {
             } else {
                 delta << u32::from(shift.unsigned_abs())
             };
-            return base.wrapping_add((u128::from(shifted) * u128::from(mul) >> 32) as u64);
+            return base.wrapping_add(((u128::from(shifted) * u128::from(mul)) >> 32) as u64);
         }
         core::hint::spin_loop();
     }

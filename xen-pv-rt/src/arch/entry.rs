@@ -6,7 +6,6 @@
 
 use core::arch::{global_asm, naked_asm};
 
-
 macro_rules! note {
     ($kind:literal, quad $value:literal) => {
         concat!(".align 4\n.long 4\n.long 8\n.long ", $kind, "\n.asciz \"Xen\"\n.quad ", $value, "\n")

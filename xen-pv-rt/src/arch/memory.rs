@@ -62,6 +62,17 @@ pub struct MemoryUse {
     pub used: u64,
 }
 
+impl MemoryUse {
+    /// Memory of the domain in KiB.
+    pub const fn total_kib(&self) -> u64 {
+        self.total * 4
+    }
+    /// Memory in use in KiB.
+    pub const fn used_kib(&self) -> u64 {
+        self.used * 4
+    }
+}
+
 /// Runs `f` on the memory state.
 pub(super) fn with<T>(f: impl FnOnce(&mut Memory) -> T) -> Option<T> {
     MEMORY.lock().as_mut().map(f)

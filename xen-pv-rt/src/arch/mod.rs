@@ -7,7 +7,6 @@
     clippy::as_conversions,
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
-    clippy::panic,
     reason = "addresses are integers here, usize is 64 bits, and values come from Xen or from ourselves"
 )]
 
