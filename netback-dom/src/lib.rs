@@ -20,8 +20,6 @@ pub mod config;
 pub mod dataplane;
 pub mod domain;
 pub mod frame;
-mod gate;
-mod hotplug;
 pub mod netback;
 pub mod nic;
 pub mod switch;

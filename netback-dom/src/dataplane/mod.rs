@@ -32,6 +32,7 @@ use core::time::Duration;
 use ring::netif::Status;
 use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
 use xen_pv_rt::task::Signal;
+use xen_pv_rt::xenbus::backend::Fault;
 
 pub use memory::Memory;
 pub use uplink::Uplinks;
@@ -134,11 +135,11 @@ impl<H: Hypervisor> Plane<H> {
     ///
     /// # Errors
     /// Why it cannot be; everything it was made of is released.
-    pub(crate) fn attach(&mut self, parts: VifParts<H>) -> Result<PortId, Cause> {
+    pub(crate) fn attach(&mut self, parts: VifParts<H>) -> Result<PortId, Fault> {
         let port = VifPort::attach(parts)?;
         let (mac, bridge) = (port.mac, port.bridge);
         let free = self.vifs.iter().position(Option::is_none).unwrap_or(self.vifs.len());
-        let id = PortId::Vif(u16::try_from(free).map_err(|_| Cause::Quota)?);
+        let id = PortId::Vif(u16::try_from(free).map_err(|_| Fault::QUOTA)?);
         match self.vifs.get_mut(free) {
             Some(slot) => *slot = Some(port),
             None => self.vifs.push(Some(port)),
@@ -170,11 +171,12 @@ impl<H: Hypervisor> Plane<H> {
         self.port(id)?.fault
     }
 
-    /// The counters of a vif, if some of its drops are to be reported.
-    pub(crate) fn take_report(&mut self, id: PortId) -> Option<VifCounters> {
-        match id {
-            PortId::Vif(vif) => self.vifs.get_mut(usize::from(vif))?.as_mut()?.take_report(),
-            PortId::Uplink(_) => None,
+    /// Packets of a vif that were dropped since the last call and are to be reported.
+    pub(crate) fn take_report(&mut self, id: PortId) -> Vec<(Cause, u64)> {
+        let PortId::Vif(vif) = id else { return Vec::new() };
+        match self.vifs.get_mut(usize::from(vif)) {
+            Some(Some(port)) => port.take_report(),
+            _ => Vec::new(),
         }
     }
 

@@ -96,6 +96,8 @@ pub(super) struct VifPort<H: Hypervisor> {
     pub(super) fault: Option<(u8, Cause)>,
     signal: Signal,
     report_due: bool,
+    /// What was reported already.
+    reported: VifCounters,
     next_report: Instant,
 }
 
@@ -131,6 +133,7 @@ impl<H: Hypervisor> VifPort<H> {
             fault: None,
             signal: parts.signal,
             report_due: false,
+            reported: VifCounters::default(),
             next_report: Instant::default(),
         })
     }
@@ -163,9 +166,18 @@ impl<H: Hypervisor> VifPort<H> {
         }
     }
 
-    /// The counters, if drops are to be reported.
-    pub(super) fn take_report(&mut self) -> Option<VifCounters> {
-        core::mem::take(&mut self.report_due).then_some(self.counters)
+    /// Packets dropped since the last call, by causes that are somebody's fault.
+    pub(super) fn take_report(&mut self) -> Vec<(Cause, u64)> {
+        if !core::mem::take(&mut self.report_due) {
+            return Vec::new();
+        }
+        let last = core::mem::replace(&mut self.reported, self.counters);
+        let dropped = |counters: &VifCounters, cause| counters.tx_drops.of(cause).wrapping_add(counters.rx_drops.of(cause));
+        let faults = Cause::ALL.iter().copied().filter(|cause| cause.is_fault());
+        faults
+            .map(|cause| (cause, dropped(&self.counters, cause).wrapping_sub(dropped(&last, cause))))
+            .filter(|(_, count)| *count > 0)
+            .collect()
     }
 
     /// The longest frame the frontend can take, in bytes.

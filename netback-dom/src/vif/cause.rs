@@ -1,9 +1,11 @@
-//! Why a packet was dropped or a vif was closed, as counters and log lines name it.
+//! Why the data plane drops a packet or gives up a vif, as counters and log lines name it.
 //!
-//! Every cause has a stable code. A frontend that misbehaves is logged with its domain, device, queue and
-//! cause, at most one line per device, cause and second; the line carries the number of those left out.
+//! Every cause has a stable code. Faults of the handshake are [`Fault`]s from the start; a cause becomes one
+//! where it is reported.
 
 use core::fmt;
+
+use xen_pv_rt::xenbus::backend::Fault;
 
 macro_rules! causes {
     ($($name:ident, $code:literal, $text:literal;)*) => {
@@ -55,19 +57,6 @@ causes! {
     RxQueue, "RX_QUEUE", "receive queue full";
     RxFit, "RX_FIT", "frame too long for the frontend";
     RxStall, "RX_STALL", "rx stalled: the frontend takes nothing";
-    FeId, "FE_ID", "frontend-id or frontend does not match the backend directory";
-    Read, "READ", "a key is missing, unreadable or malformed";
-    Evtchn, "EVTCHN", "event channel cannot be bound";
-    RingRef, "RING_REF", "ring cannot be mapped";
-    Queues, "QUEUES", "number of queues was not offered";
-    RxCopy, "RX_COPY", "request-rx-copy is required";
-    Quota, "QUOTA", "out of quota (raise it with xenstored --quota) or too many vifs";
-    XsBusy, "XS_BUSY", "xenstore transactions keep conflicting";
-    Xenstore, "XENSTORE", "xenstore refused";
-    Gone, "GONE", "directory removed while in service";
-    Bridge, "BRIDGE", "no such bridge";
-    Reattach, "REATTACH", "served by a previous instance: detach and attach it again";
-    CloseTimeout, "CLOSE_TIMEOUT", "frontend did not close in time";
 }
 
 impl Cause {
@@ -82,6 +71,12 @@ impl Cause {
     /// Position in [`ALL`](Self::ALL).
     pub fn index(self) -> usize {
         Self::ALL.iter().position(|cause| *cause == self).unwrap_or(0)
+    }
+}
+
+impl From<Cause> for Fault {
+    fn from(cause: Cause) -> Self {
+        Self::new(cause.code(), cause.text())
     }
 }
 

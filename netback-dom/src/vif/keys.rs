@@ -5,18 +5,18 @@
 //!
 //! Xen: `public/io/netif.h`; the table for humans is `docs/xenstore-keys.md`.
 
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
-use embassy_futures::join::{join3, join4, join_array};
+use embassy_futures::join::{join, join3, join_array};
 use xen_pv_rt::hyp::{GrantRef, RemotePort, XsError, Xenstore};
-use xen_pv_rt::xenbus::{BackendPath, FrontendPath, XenbusState, read_number, read_number_or, read_text, write_all};
+use xen_pv_rt::xenbus::backend::Fault;
+use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, read_text};
 
-use super::cause::Cause;
 use crate::nic::MacAddress;
 
 /// What we offer, in the order of `netif.h`. Everything else is off.
-const FEATURES: [(&str, &str); 5] = [
+pub(super) const FEATURES: [(&str, &str); 5] = [
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
     ("feature-sg", "1"),
@@ -24,11 +24,12 @@ const FEATURES: [(&str, &str); 5] = [
     ("feature-split-event-channels", "1"),
 ];
 
+/// The frontend wants its pages flipped, which nobody does any more.
+const RX_COPY: Fault = Fault::new("RX_COPY", "request-rx-copy is required");
+
 /// What the toolstack wrote into the backend directory.
 #[derive(Clone, Debug)]
 pub(super) struct BackendKeys {
-    /// The frontend's directory, checked to be the frontend's.
-    pub(super) frontend: FrontendPath,
     /// `mac`, if there is one.
     pub(super) mac: Option<MacAddress>,
     /// `bridge`, if there is one.
@@ -39,38 +40,18 @@ impl BackendKeys {
     /// Reads the keys.
     ///
     /// # Errors
-    /// [`Cause::FeId`] if they name another frontend than the directory does, [`Cause::Read`] if one is
-    /// missing or malformed.
-    pub(super) async fn read(xs: &impl Xenstore, path: &BackendPath) -> Result<Self, Cause> {
-        let (frontend, frontend_id, mac, bridge) = join4(
-            async { read_text(xs, &path.key("frontend")).await },
-            async { read_number::<u16>(xs, &path.key("frontend-id")).await },
-            async { optional_text(xs, &path.key("mac")).await },
-            async { optional_text(xs, &path.key("bridge")).await },
-        )
+    /// [`Fault::READ`] if one is malformed.
+    pub(super) async fn read(xs: &impl Xenstore, path: &BackendPath) -> Result<Self, Fault> {
+        let (mac, bridge) = join(async { optional_text(xs, &path.key("mac")).await }, async {
+            optional_text(xs, &path.key("bridge")).await
+        })
         .await;
-        if frontend_id.map_err(|_| Cause::Read)? != path.frontend.into_raw() {
-            return Err(Cause::FeId);
-        }
-        let frontend = FrontendPath::new(path, &frontend.map_err(|_| Cause::Read)?).map_err(|_| Cause::FeId)?;
         let mac = match mac? {
-            Some(text) => Some(parse_mac(&text).ok_or(Cause::Read)?),
+            Some(text) => Some(parse_mac(&text).ok_or(Fault::READ)?),
             None => None,
         };
-        Ok(Self { frontend, mac, bridge: bridge? })
+        Ok(Self { mac, bridge: bridge? })
     }
-}
-
-/// Writes what we offer, `hotplug-status` and state 2, in one transaction.
-///
-/// # Errors
-/// [`XsError::Again`] if the transaction never went through, or what xenstored answered.
-pub(super) async fn advertise(xs: &impl Xenstore, path: &BackendPath) -> Result<(), XsError> {
-    let mut keys: Vec<(String, String)> =
-        FEATURES.iter().map(|(key, value)| (path.key(key), (*value).to_string())).collect();
-    keys.push((path.key("hotplug-status"), "connected".to_string()));
-    keys.push((path.key("state"), XenbusState::InitWait.as_str().to_string()));
-    write_all(xs, &keys).await
 }
 
 /// What a frontend can take.
@@ -124,8 +105,8 @@ impl FrontendKeys {
     /// Reads the keys of a frontend that says it is ready.
     ///
     /// # Errors
-    /// The key that is missing, malformed or not what we can serve, as a cause.
-    pub(super) async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Cause> {
+    /// The key that is missing, malformed or not what we can serve, as a fault.
+    pub(super) async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Fault> {
         let (flags, queue_count, queue) = join3(
             join_array([
                 feature(xs, frontend, "request-rx-copy"),
@@ -140,10 +121,10 @@ impl FrontendKeys {
         .await;
         let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6] = flags;
         if queue_count != Ok(1) {
-            return Err(Cause::Queues);
+            return Err(Fault::QUEUES);
         }
         if !rx_copy {
-            return Err(Cause::RxCopy);
+            return Err(RX_COPY);
         }
         let features = Features { sg, rx_notify, csum_ipv4: !no_csum_ipv4, csum_ipv6 };
         Ok(Self { features, queues: alloc::vec![queue?] })
@@ -151,7 +132,7 @@ impl FrontendKeys {
 }
 
 impl QueueKeys {
-    async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Cause> {
+    async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Fault> {
         let [tx_ring, rx_ring, single, split_tx, split_rx] = join_array([
             number(xs, frontend, "tx-ring-ref"),
             number(xs, frontend, "rx-ring-ref"),
@@ -160,15 +141,15 @@ impl QueueKeys {
             number(xs, frontend, "event-channel-rx"),
         ])
         .await;
-        let (tx_ring, rx_ring) = (tx_ring.map_err(|_| Cause::Read)?, rx_ring.map_err(|_| Cause::Read)?);
+        let (tx_ring, rx_ring) = (tx_ring.map_err(|_| Fault::READ)?, rx_ring.map_err(|_| Fault::READ)?);
         if tx_ring == rx_ring {
-            return Err(Cause::RingRef);
+            return Err(Fault::RING_REF);
         }
         // One half of a split pair is no pair: the single channel is used if there is one.
         let channels = match (split_tx, split_rx, single) {
             (Ok(tx), Ok(rx), _) => Channels::Split { tx: RemotePort::from_raw(tx), rx: RemotePort::from_raw(rx) },
             (_, _, Ok(both)) => Channels::Single(RemotePort::from_raw(both)),
-            _ => return Err(Cause::Evtchn),
+            _ => return Err(Fault::EVTCHN),
         };
         Ok(Self { tx_ring: GrantRef::from_raw(tx_ring), rx_ring: GrantRef::from_raw(rx_ring), channels })
     }
@@ -183,12 +164,12 @@ async fn feature(xs: &impl Xenstore, frontend: &FrontendPath, key: &str) -> bool
 }
 
 /// A key that may be missing or empty.
-async fn optional_text(xs: &impl Xenstore, path: &str) -> Result<Option<String>, Cause> {
+async fn optional_text(xs: &impl Xenstore, path: &str) -> Result<Option<String>, Fault> {
     match read_text(xs, path).await {
         Ok(text) if text.is_empty() => Ok(None),
         Ok(text) => Ok(Some(text)),
         Err(XsError::NoEntry) => Ok(None),
-        Err(_) => Err(Cause::Read),
+        Err(_) => Err(Fault::READ),
     }
 }
 

@@ -29,8 +29,10 @@ const WRITE: u32 = 2;
 const NO_INTERRUPT: u32 = 1;
 /// `VIRTQ_USED_F_NO_NOTIFY`.
 const NO_NOTIFY: u16 = 1;
-/// Where the used ring starts in the second page, in words: after the longest available ring.
-const USED: usize = 512;
+/// Where the used ring starts in the second page, in words: after the longest available ring, and such that
+/// the longest used ring ends in the page.
+const USED: usize = 256;
+const _: () = assert!(6 + 2 * 256 <= USED * 4 && USED * 4 + 6 + 8 * 256 <= 4096);
 
 /// A buffer of a chain.
 #[derive(Clone, Copy, Debug)]

@@ -124,11 +124,15 @@ impl<'d, B: Backend> Device<'d, B> {
             offer.into_iter().map(|(key, value)| (self.path.key(key), value)).collect();
         keys.push((self.path.key("hotplug-status"), "connected".to_string()));
         keys.push((self.path.key("state"), XenbusState::InitWait.as_str().to_string()));
-        match write_all(self.hyp(), &keys).await {
-            Ok(()) => self.published = self.hyp().now(),
-            Err(error) => return Err(self.refuse(error.into()).await),
+        let offered = {
+            let _pass = self.devices.transactions.enter().await;
+            write_all(self.hyp(), &keys).await
+        };
+        self.published = self.hyp().now();
+        match offered {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.refuse(error.into()).await),
         }
-        Ok(())
     }
 
     /// Reads the toolstack's keys, which may appear one by one.
@@ -280,6 +284,7 @@ impl<'d, B: Backend> Device<'d, B> {
     /// Removes the directory, unless it is wanted again. Returns whether it is gone.
     async fn remove(&self) -> bool {
         let hyp = self.hyp();
+        let _pass = self.devices.transactions.enter().await;
         let Ok(t) = hyp.begin().await else { return false };
         match hyp.read(t, &self.path.key("online")).await {
             Err(XsError::NoEntry) => {}
@@ -344,6 +349,7 @@ impl<'d, B: Backend> Device<'d, B> {
 
     async fn try_publish(&self, keys: &Keys) -> Result<(), XsError> {
         let hyp = self.hyp();
+        let _pass = self.devices.transactions.enter().await;
         let t = hyp.begin().await?;
         // Writing would create the directory anew if the toolstack had just removed it.
         let mut written = hyp.read(t, &self.path.key("state")).await.map(drop);

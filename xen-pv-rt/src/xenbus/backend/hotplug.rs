@@ -13,6 +13,7 @@ use core::time::Duration;
 
 use embassy_futures::select::{Either, select};
 
+use super::gate::Gate;
 use super::{Backend, device};
 use crate::hyp::{Domid, Transaction, Watch, Xenstore, XsError, sleep};
 use crate::task::{Signal, Tasks};
@@ -21,12 +22,17 @@ use crate::xenbus::BackendPath;
 /// How long to wait before asking xenstored again after it refused.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Transactions at a time; xenstored lets a domain have ten.
+const TRANSACTIONS: usize = 4;
+
 /// Every device of one kind that this domain serves.
 pub struct Devices<B: Backend> {
     backend: B,
     tasks: Tasks,
     /// Set when the domain shuts down.
     stopping: Cell<bool>,
+    /// For tasks that begin a transaction.
+    pub(super) transactions: Gate,
     /// Makes the hotplug task look at all directories.
     rescan: Signal,
     /// Most devices; further ones are refused.
@@ -38,8 +44,9 @@ pub struct Devices<B: Backend> {
 impl<B: Backend> Devices<B> {
     /// No devices yet; at most `max` later on. Their tasks run in `tasks`.
     pub fn new(backend: B, tasks: Tasks, max: usize) -> Rc<Self> {
-        let rescan = tasks.signal();
-        Rc::new(Self { backend, tasks, stopping: Cell::new(false), rescan, max, known: RefCell::default() })
+        let (rescan, transactions) = (tasks.signal(), Gate::new(&tasks, TRANSACTIONS));
+        let (stopping, known) = (Cell::new(false), RefCell::default());
+        Rc::new(Self { backend, tasks, stopping, transactions, rescan, max, known })
     }
 
     /// What is particular to the devices.

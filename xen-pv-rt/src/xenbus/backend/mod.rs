@@ -6,6 +6,7 @@
 //!
 //! - `decide`: what comes next, as a pure function of what xenstore says.
 //! - `device`: the life of one device, from top to bottom.
+//! - `gate`: how many transactions may be under way.
 //! - `hotplug`: devices that come and go.
 //! - `report`: log lines and the `error` node.
 //!
@@ -14,6 +15,7 @@
 
 mod decide;
 mod device;
+mod gate;
 mod hotplug;
 mod report;
 

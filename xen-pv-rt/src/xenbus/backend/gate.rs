@@ -4,10 +4,10 @@ use core::cell::Cell;
 use core::future::poll_fn;
 use core::task::Poll;
 
-use xen_pv_rt::task::{Signal, Tasks};
+use crate::task::{Signal, Tasks};
 
 /// Lets a bounded number of tasks in.
-pub(crate) struct Gate {
+pub(super) struct Gate {
     free: Cell<usize>,
     /// Has the tasks polled when one leaves; nobody waits for it in particular.
     left: Signal,
@@ -15,12 +15,12 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// A gate for `places` tasks of `tasks`.
-    pub(crate) fn new(tasks: &Tasks, places: usize) -> Self {
+    pub(super) fn new(tasks: &Tasks, places: usize) -> Self {
         Self { free: Cell::new(places), left: tasks.signal() }
     }
 
     /// Waits until there is a place.
-    pub(crate) async fn enter(&self) -> Pass<'_> {
+    pub(super) async fn enter(&self) -> Pass<'_> {
         poll_fn(|_| match self.free.get().checked_sub(1) {
             Some(free) => {
                 self.free.set(free);
@@ -34,7 +34,7 @@ impl Gate {
 }
 
 /// A place behind the gate, given up on drop.
-pub(crate) struct Pass<'a>(&'a Gate);
+pub(super) struct Pass<'a>(&'a Gate);
 
 impl Drop for Pass<'_> {
     fn drop(&mut self) {

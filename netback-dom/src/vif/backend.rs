@@ -1,0 +1,114 @@
+//! What is particular to vifs on the control plane: what we offer, how a frontend's queues are connected, and
+//! what the data plane has to report.
+//!
+//! Following toolstack and frontend through the states is [`xen_pv_rt::xenbus::backend`]'s business.
+
+use alloc::rc::Rc;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::cell::RefCell;
+
+use xen_pv_rt::hyp::{Access, Hypervisor};
+use xen_pv_rt::task::Signal;
+use xen_pv_rt::xenbus::backend::{Action, Backend, Fault, Keys, Reporter};
+use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
+
+use super::keys::{BackendKeys, Channels, FEATURES, FrontendKeys, QueueKeys};
+use crate::dataplane::{Plane, QueueParts, VifParts};
+use crate::switch::{BridgeId, PortId};
+
+/// The toolstack named a bridge that does not exist.
+const BRIDGE: Fault = Fault::new("BRIDGE", "no such bridge");
+
+/// The vifs of the domain.
+pub(crate) struct Vifs<H: Hypervisor> {
+    pub(crate) hyp: H,
+    pub(crate) plane: Rc<RefCell<Plane<H>>>,
+    /// Names of bridges. If empty, every name means the default bridge.
+    pub(crate) bridges: Vec<(String, BridgeId)>,
+}
+
+impl<H: Hypervisor> Vifs<H> {
+    fn bridge(&self, name: Option<&str>) -> Result<BridgeId, Fault> {
+        match name {
+            Some(name) if !self.bridges.is_empty() => {
+                self.bridges.iter().find(|(known, _)| known == name).map(|(_, id)| *id).ok_or(BRIDGE)
+            }
+            _ => Ok(BridgeId::default()),
+        }
+    }
+
+    /// Maps all rings in one batch and binds the event channels. What was acquired is released on failure.
+    fn queues(&self, path: &BackendPath, keys: &[QueueKeys]) -> Result<Vec<QueueParts<H>>, Fault> {
+        let grefs: Vec<_> = keys.iter().flat_map(|queue| [queue.tx_ring, queue.rx_ring]).collect();
+        let pages: Result<Vec<_>, _> = self.hyp.map(path.frontend, &grefs, Access::ReadWrite).into_iter().collect();
+        let mut pages = pages.map_err(|_| Fault::RING_REF)?.into_iter();
+        let bind = |port| self.hyp.bind_interdomain(path.frontend, port).map_err(|_| Fault::EVTCHN);
+        let mut queues = Vec::with_capacity(keys.len());
+        for queue in keys {
+            let (Some(tx), Some(rx)) = (pages.next(), pages.next()) else { return Err(Fault::RING_REF) };
+            let (tx_port, rx_port) = match queue.channels {
+                Channels::Single(both) => (bind(both)?, None),
+                Channels::Split { tx, rx } => (bind(tx)?, Some(bind(rx)?)),
+            };
+            queues.push(QueueParts { tx, rx, tx_port, rx_port });
+        }
+        Ok(queues)
+    }
+}
+
+impl<H: Hypervisor> Backend for Vifs<H> {
+    type Hyp = H;
+    type Id = PortId;
+    const KIND: DeviceKind = DeviceKind::Vif;
+
+    fn hyp(&self) -> &H {
+        &self.hyp
+    }
+
+    async fn offer(&self, path: &BackendPath) -> Result<Keys, Fault> {
+        let keys = BackendKeys::read(&self.hyp, path).await?;
+        self.bridge(keys.bridge.as_deref())?;
+        Ok(FEATURES.iter().map(|(key, value)| (*key, (*value).to_string())).collect())
+    }
+
+    async fn connect(&self, path: &BackendPath, frontend: &FrontendPath, poke: &Signal) -> Result<PortId, Fault> {
+        // The toolstack's keys may have changed since they were looked at.
+        let backend = BackendKeys::read(&self.hyp, path).await?;
+        let bridge = self.bridge(backend.bridge.as_deref())?;
+        let keys = FrontendKeys::read(&self.hyp, frontend).await?;
+        let queues = self.queues(path, &keys.queues)?;
+        let parts = VifParts {
+            frontend: path.frontend,
+            devid: path.devid,
+            mac: backend.mac,
+            bridge,
+            features: keys.features,
+            queues,
+            signal: poke.clone(),
+        };
+        self.plane.borrow_mut().attach(parts)
+    }
+
+    fn changed_keys(&self, _: PortId) -> Keys {
+        Keys::new()
+    }
+
+    fn fault(&self, id: PortId) -> Option<(u8, Fault)> {
+        self.plane.borrow().fault(id).map(|(queue, cause)| (queue, cause.into()))
+    }
+
+    fn report(&self, id: PortId, reporter: &mut Reporter) {
+        let now = self.hyp.now();
+        for (cause, count) in self.plane.borrow_mut().take_report(id) {
+            reporter.line(now, 0, &cause.into(), Action::Drop, count);
+        }
+    }
+
+    async fn disconnect(&self, id: PortId) {
+        let pages = self.plane.borrow_mut().detach(id);
+        self.hyp.unmap(pages);
+    }
+
+    fn forget(&self, _: &BackendPath) {}
+}
