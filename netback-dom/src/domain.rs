@@ -91,9 +91,9 @@ impl<H: Platform> Domain<H> {
                 return request;
             }
             let interrupted = self.cards.poll(now);
-            let turn = self.netback.poll(&mut self.cards);
+            let turn = self.netback.poll(&mut self.cards, now);
             if !interrupted && turn == Turn::Idle {
-                self.sleep();
+                self.sleep(now);
             }
         }
     }
@@ -112,11 +112,12 @@ impl<H: Platform> Domain<H> {
     }
 
     /// Sleeps, unless something arrives while everybody is asked for an event.
-    fn sleep(&mut self) {
-        if self.cards.arm() | (self.netback.arm() == Turn::Busy) | self.tasks.is_dirty() {
+    fn sleep(&mut self, now: Instant) {
+        // Frontends first: asking them costs no exit to Xen.
+        if self.netback.arm() == Turn::Busy || self.tasks.is_dirty() || self.cards.arm() {
             return;
         }
-        let deadlines = [self.wake_at, self.netback.next_deadline(), Some(self.cards.next_poll())];
+        let deadlines = [self.wake_at, self.netback.next_deadline(now), Some(self.cards.next_poll())];
         self.hyp.wait(deadlines.into_iter().flatten().min());
     }
 }

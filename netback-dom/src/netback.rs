@@ -6,9 +6,9 @@
 //! netback.spawn_hotplug();
 //! loop {
 //!     xenstore, tasks.poll(), cards.poll()
-//!     if netback.poll(&mut cards) == Turn::Busy { continue }
+//!     if netback.poll(&mut cards, now) == Turn::Busy { continue }
 //!     if netback.arm() == Turn::Busy || cards.arm() { continue }
-//!     hyp.wait(earliest of netback.next_deadline(), timers of tasks, cards)
+//!     hyp.wait(earliest of netback.next_deadline(now), timers of tasks, cards)
 //! }
 //! ```
 
@@ -68,8 +68,10 @@ impl<H: Hypervisor> Netback<H> {
     }
 
     /// Moves packets: one turn, of bounded length. [`Turn::Busy`] asks to be called again without sleeping.
-    pub fn poll(&mut self, uplinks: &mut dyn Uplinks) -> Turn {
-        self.plane.borrow_mut().poll(uplinks)
+    ///
+    /// `now` is the time at the start of the turn.
+    pub fn poll(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> Turn {
+        self.plane.borrow_mut().poll(uplinks, now)
     }
 
     /// The step before sleeping: asks every frontend for an event and looks for the last time.
@@ -81,8 +83,8 @@ impl<H: Hypervisor> Netback<H> {
     }
 
     /// When [`poll`](Self::poll) is due even if nothing happens.
-    pub fn next_deadline(&self) -> Option<Instant> {
-        self.plane.borrow().next_deadline()
+    pub fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        self.plane.borrow().next_deadline(now)
     }
 
     /// Closes every vif, in the order the protocol wants, and accepts no more. For shutdown.

@@ -190,9 +190,8 @@ impl<H: Hypervisor> Plane<H> {
         self.hypercalls
     }
 
-    /// One turn.
-    pub(crate) fn poll(&mut self, uplinks: &mut dyn Uplinks) -> Turn {
-        let now = self.hyp.now();
+    /// One turn at `now`. The clock is not read here: where Xen emulates it, that is a trap.
+    pub(crate) fn poll(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> Turn {
         self.expire(now);
         let mut busy = self.retry_uplinks(uplinks);
         busy |= self.receive(uplinks, now);
@@ -201,16 +200,16 @@ impl<H: Hypervisor> Plane<H> {
         }
         self.collect_tx(now);
         busy |= !self.tx.is_empty() || !self.rx.is_empty();
-        self.copy_in();
+        self.copy_in(now);
         self.finish_rx(now);
         if self.forward(uplinks, now) {
-            self.copy_out();
+            self.copy_out(now);
             self.finish_rx(now);
             self.copy_rest(now);
             // Everything is whole now, so there is no third time.
             self.forward(uplinks, now);
         }
-        self.copy_out();
+        self.copy_out(now);
         self.finish_rx(now);
         self.finish_tx();
         self.push();
@@ -246,8 +245,7 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// When to call [`Self::poll`] at the latest, whatever happens.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        let now = self.hyp.now();
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
         let uplink = self.uplinks.iter().any(Uplink::is_waiting).then(|| now.saturating_add(UPLINK_RETRY));
         let vifs = self.vifs.iter().flatten().filter_map(|port| {
             let since = port.queues.iter().filter_map(|queue| queue.waiting_since).min()?;
@@ -291,7 +289,7 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// Packets in and frames out, together.
-    fn copy_in(&mut self) {
+    fn copy_in(&mut self, now: Instant) {
         let mut batch = CopyBatch::new(&self.hyp);
         for (at, job) in self.tx.iter_mut().enumerate() {
             transfer::gather(&mut batch, at, job, 0);
@@ -300,17 +298,17 @@ impl<H: Hypervisor> Plane<H> {
             transfer::scatter(&mut batch, at, job, &[]);
         }
         let (failed, hypercalls) = batch.finish();
-        self.settle(&failed, hypercalls);
+        self.settle(&failed, hypercalls, now);
     }
 
     /// Packets to other vifs.
-    fn copy_out(&mut self) {
+    fn copy_out(&mut self, now: Instant) {
         let mut batch = CopyBatch::new(&self.hyp);
         for (at, job) in self.rx.iter().enumerate() {
             transfer::scatter(&mut batch, at, job, &self.tx);
         }
         let (failed, hypercalls) = batch.finish();
-        self.settle(&failed, hypercalls);
+        self.settle(&failed, hypercalls, now);
     }
 
     /// The rest of packets of which only the headers were copied, but could not be handed on like that.
@@ -330,12 +328,11 @@ impl<H: Hypervisor> Plane<H> {
             transfer::gather(&mut batch, at, job, from);
         }
         let (failed, hypercalls) = batch.finish();
-        self.settle(&failed, hypercalls);
+        self.settle(&failed, hypercalls, now);
     }
 
     /// Marks the jobs that failed in a batch.
-    fn settle(&mut self, failed: &Failed, hypercalls: u32) {
-        let now = self.hyp.now();
+    fn settle(&mut self, failed: &Failed, hypercalls: u32, now: Instant) {
         self.hypercalls = self.hypercalls.wrapping_add(u64::from(hypercalls));
         for owner in failed {
             let sender = match *owner {

@@ -172,13 +172,13 @@ impl Rig {
         }
         for _ in 0..TURNS {
             self.poll_tasks();
-            if self.netback.poll(&mut self.wire) == Turn::Busy {
+            if self.netback.poll(&mut self.wire, self.hyp.now()) == Turn::Busy {
                 continue;
             }
             if self.netback.arm() == Turn::Busy || self.tasks.is_dirty() {
                 continue;
             }
-            self.asleep = Some([self.wake_at, self.netback.next_deadline()].into_iter().flatten().min());
+            self.asleep = Some([self.wake_at, self.netback.next_deadline(self.hyp.now())].into_iter().flatten().min());
             return;
         }
     }
