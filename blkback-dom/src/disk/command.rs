@@ -29,7 +29,7 @@ pub enum Op {
     WriteFua,
     /// Puts every write that was answered before this was submitted on stable media.
     ///
-    /// Accepted by every disk; answered without the device if it has no volatile cache.
+    /// Accepted by every disk; cheap if it has no volatile cache.
     Flush,
     /// The contents of that many sectors are no longer needed. A hint: what is read afterwards is undefined.
     Discard {
@@ -77,8 +77,10 @@ impl Command<'_> {
 
     /// The sectors it touches: first, and how many. Nothing for [`Op::Flush`].
     pub fn range(&self) -> (u64, u64) {
+        /// Bytes of a sector, as a power of two.
+        const SECTOR_SHIFT: u32 = SECTOR_BYTES.ilog2();
         match self.op {
-            Op::Read | Op::Write | Op::WriteFua => (self.sector, self.data_bytes() / u64::from(SECTOR_BYTES)),
+            Op::Read | Op::Write | Op::WriteFua => (self.sector, self.data_bytes() >> SECTOR_SHIFT),
             Op::Discard { sectors } | Op::WriteZeroes { sectors } => (self.sector, sectors),
             Op::Flush => (self.sector, 0),
         }

@@ -9,6 +9,9 @@ use super::error::SubmitError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiskId(pub u16);
 
+/// Most spans of a command on any disk: what a blkif request with indirect segments can have.
+pub const MAX_SPANS: u16 = 256;
+
 /// What a disk is called: "nvme0n1"-like names are the domain's business, this is the part after the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskName {
@@ -111,7 +114,7 @@ impl Disk {
         self.check_spans(command)?;
         let per_block = u64::from(self.geometry.logical_bytes / SECTOR_BYTES).max(1);
         let (first, count) = command.range();
-        if first % per_block != 0 || count % per_block != 0 {
+        if !first.is_multiple_of(per_block) || !count.is_multiple_of(per_block) {
             return Err(SubmitError::Unaligned);
         }
         match first.checked_add(count) {
@@ -151,8 +154,8 @@ impl Disk {
         }
         let each = |span: &super::Span| {
             span.len > 0
-                && span.len % SECTOR_BYTES == 0
-                && span.maddr.into_raw() % 4 == 0
+                && span.len.is_multiple_of(SECTOR_BYTES)
+                && span.maddr.into_raw().is_multiple_of(4)
                 && span.maddr.into_raw().checked_add(span.len.into()).is_some()
         };
         let fits = spans.len() <= usize::from(self.geometry.max_spans)

@@ -18,10 +18,14 @@
 mod command;
 mod describe;
 mod error;
+pub mod nvme;
+mod probe;
+mod words;
 
 pub use command::{Command, Op, SECTOR_BYTES, Span, Tag};
-pub use describe::{Capabilities, Disk, DiskId, DiskName, Geometry, Medium};
+pub use describe::{Capabilities, Disk, DiskId, DiskName, Geometry, MAX_SPANS, Medium};
 pub use error::{DiskError, Failure, SubmitError};
+pub use probe::{AnyController, AttachedController, ProbeError};
 
 use xen_pv_rt::hyp::Instant;
 
@@ -86,10 +90,11 @@ pub trait Controller {
 
     /// Takes completions, and goes on with whatever is under way: retries, deadlines, recovery, health.
     ///
-    /// Called after an interrupt, at [`next_deadline`](Self::next_deadline), and, so that a lost interrupt costs
+    /// `now` is the time, passed in because reading it can be slow; the deadlines of what is submitted count from
+    /// the `now` of the last poll. Called after an interrupt, at [`next_deadline`](Self::next_deadline), and, so that a lost interrupt costs
     /// milliseconds rather than seconds, every 10 ms while [`in_flight`](Self::in_flight) is not 0. `done` may
     /// not submit; it gets each tag exactly once.
-    fn poll(&mut self, done: &mut dyn FnMut(Tag, Result<(), DiskError>));
+    fn poll(&mut self, now: Instant, done: &mut dyn FnMut(Tag, Result<(), DiskError>));
 
     /// Commands submitted and not answered.
     fn in_flight(&self) -> usize;
