@@ -127,13 +127,18 @@ impl Bed {
     /// # Errors
     /// `xl create` failed.
     pub fn create_netdom(&self, overrides: &str) -> Result<()> {
-        let script = format!("xl create {} 'pci=[\"{}\"]' {overrides}", self.config.driver.config(), self.nic().bdf());
-        self.dom0().check(&script, XL_LIMIT).doing("creating the driver domain")?;
+        self.dom0().check(&self.create_command(overrides), XL_LIMIT).doing("creating the driver domain")?;
         if self.config.driver == Driver::Linux {
             let wait = format!("guest-wait {} 1 90; sleep 3", crate::guest::console_log(NETDOM));
             self.dom0().check(&wait, Duration::from_secs(120))?;
         }
         Ok(())
+    }
+
+    /// The `xl create` command for the driver domain.
+    #[must_use]
+    pub fn create_command(&self, overrides: &str) -> String {
+        format!("xl create {} 'pci=[\"{}\"]' {overrides}", self.config.driver.config(), self.nic().bdf())
     }
 
     /// Guest `number`, created with one vif on the driver domain unless it runs already.

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::bed::{BedConfig, Driver, FIRST_SLOT, images};
+use crate::bed::{Bed, BedConfig, Driver, FIRST_SLOT, images};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
 use crate::scenario::{self, Tally};
+use crate::{demo, evidence, terminal};
 use crate::wire::{Wire, WireConfig};
 
 /// Boots real Xen in QEMU and runs the system tests.
@@ -24,6 +25,8 @@ pub struct Arguments {
 enum Command {
     /// Boots, runs commands in Dom0, prints their output and every console's log, ends QEMU.
     Boot(Boot),
+    /// Shows the main job: Dom0 and two guests on the network through the driver domain.
+    Run(Run),
     /// Runs the system tests on real Xen.
     Test(Test),
 }
@@ -40,6 +43,21 @@ struct Common {
     /// More of Xen's command line.
     #[arg(long, default_value = "")]
     xen_options: String,
+}
+
+#[derive(Debug, Args)]
+struct Run {
+    #[command(flatten)]
+    common: Common,
+    /// The card.
+    #[arg(long, default_value = "e1000")]
+    nic: NicModel,
+    /// Stays at a Dom0 console afterwards.
+    #[arg(long)]
+    keep: bool,
+    /// The domain image.
+    #[arg(long, default_value = "out/netback-dom")]
+    image: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -91,8 +109,35 @@ struct Boot {
 pub fn execute(arguments: &Arguments) -> Result<bool> {
     match &arguments.command {
         Command::Boot(boot) => execute_boot(boot),
+        Command::Run(run) => execute_run(run),
         Command::Test(test) => Ok(execute_test(test)),
     }
+}
+
+fn execute_run(run: &Run) -> Result<bool> {
+    let config = BedConfig {
+        xen: run.common.xen.clone(),
+        nic: run.nic,
+        driver: Driver::Bulkhead,
+        image: run.image.clone(),
+        logs: PathBuf::from(format!("out/logs/run-{}-{}", run.common.xen, run.nic)),
+        cpus: run.common.cpus,
+    };
+    println!("==> booting Xen {} in QEMU, logs in {}", config.xen, config.logs.display());
+    let mut bed = Bed::set_up(&config)?;
+    let outcome = demo::show(&mut bed);
+    if outcome.is_err() {
+        let _ = bed.machine.collect_logs();
+        evidence::print_ends(&bed.machine.logs);
+    }
+    if run.keep {
+        if let Err(failure) = &outcome {
+            println!("testbed: {failure}");
+        }
+        terminal::join(&bed.machine.console_socket())?;
+    }
+    let _ = bed.machine.collect_logs();
+    outcome.map(|()| true)
 }
 
 fn execute_test(test: &Test) -> bool {

@@ -8,12 +8,15 @@
 pub mod bed;
 pub mod command_line;
 pub mod cpio;
+pub mod demo;
 pub mod dom0;
 pub mod evidence;
 pub mod failure;
 pub mod guest;
 pub mod leaks;
 pub mod machine;
+pub mod measure;
 pub mod nic;
 pub mod scenario;
+pub mod terminal;
 pub mod wire;

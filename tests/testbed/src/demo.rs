@@ -1,0 +1,141 @@
+//! The demonstration behind `make run`: the main job, told step by step.
+
+use std::time::{Duration, Instant};
+
+use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
+use crate::failure::{Doing, Result, ensure};
+use crate::guest::{Guest, GuestConfig, console_log, mac};
+use crate::measure::Costs;
+use crate::wire::pattern;
+
+const FETCH_LIMIT: Duration = Duration::from_secs(240);
+const SHORT: Duration = Duration::from_secs(30);
+
+/// One row of the closing table.
+#[derive(Debug)]
+struct Row {
+    who: String,
+    what: String,
+    result: String,
+}
+
+/// Shows everything on a freshly booted bed.
+///
+/// # Errors
+/// The first step that did not do what it should.
+pub fn show(bed: &mut Bed) -> Result<()> {
+    let mut rows = Vec::new();
+    show_dom0(bed)?;
+    let costs = show_driver_domain(bed)?;
+    show_dom0_network(bed, &mut rows)?;
+    let guests = show_guests(bed, &mut rows)?;
+    show_files(bed, &guests, &mut rows)?;
+    show_summary(bed, &rows, &costs);
+    let faults = bed.wire.counters().faults();
+    ensure(faults == 0, || format!("{faults} frames on the wire were wrong"))
+}
+
+fn step(text: &str) {
+    println!("\n==> {text}");
+}
+
+fn show_dom0(bed: &Bed) -> Result<()> {
+    step(&format!("Xen and Dom0 are up after {:.1} s", bed.machine.boot_time.as_secs_f32()));
+    let script = "echo \"Xen $(xl info xen_version), Linux $(uname -r) in Dom0\"\n\
+                  for d in /sys/bus/pci/devices/*; do\n\
+                  driver=none; [ -e $d/driver ] && driver=$(basename $(readlink $d/driver))\n\
+                  echo \"  driver $driver: $(lspci -s ${d##*/})\"\ndone\n\
+                  echo 'Modules in Dom0:' $(lsmod | awk 'NR > 1 { print $1 }')";
+    print!("{}", bed.dom0().check(script, SHORT)?);
+    let mut bed_checked = Vec::new();
+    for line in bed.dom0().check("ls -d /sys/bus/pci/drivers/*/0000:* 2>/dev/null || true", SHORT)?.lines() {
+        let driver = line.split('/').nth(5).unwrap_or_default().to_owned();
+        ensure(driver == "pciback", || format!("Dom0 drives a device itself: {line}"))?;
+        bed_checked.push(driver);
+    }
+    println!("No device has a driver in Dom0 other than pciback ({}); no hardware network or disk module is loaded.", bed_checked.len());
+    Ok(())
+}
+
+fn show_driver_domain(bed: &Bed) -> Result<Costs> {
+    step(&format!("xl create: the driver domain takes {} ({})", bed.nic().bdf(), bed.config.nic));
+    let costs = Costs::of_first_start(bed)?;
+    print!("{}", bed.dom0().check("xl list", SHORT)?);
+    print!("{}", indent(&bed.dom0().check(&format!("cat {}", console_log(NETDOM)), SHORT)?));
+    Ok(costs)
+}
+
+fn show_dom0_network(bed: &Bed, rows: &mut Vec<Row>) -> Result<()> {
+    step(&format!("xl network-attach 0 mac={} backend={NETDOM}: Dom0's own and only NIC", mac(0xD0, 0)));
+    let wire = bed.wire.config.address;
+    let script = format!(
+        "udhcpc -i eth0 -n -q -t 20 -T 1 2>&1 | tail -1; ls /sys/class/net | grep -v '^lo$'\nping -c 5 -i 0.2 {wire} | tail -1"
+    );
+    let output = bed.dom0().check(&script, SHORT).doing("Dom0 on its vif")?;
+    print!("{}", indent(&output));
+    let address = bed.dom0().check("ip -4 -o addr show dev eth0 | awk '{ print $4 }'", SHORT)?;
+    rows.push(Row { who: "Dom0".into(), what: "address by DHCP".into(), result: address.trim().into() });
+    Ok(())
+}
+
+fn show_guests(bed: &mut Bed, rows: &mut Vec<Row>) -> Result<[Guest; 2]> {
+    step("xl create: two stock Debian guests with vif=['backend=netdom']");
+    let config = |number| GuestConfig { memory_mib: 192, ..GuestConfig::numbered(number, NETDOM) };
+    let started = Instant::now();
+    let guests = [bed.guest_with(&config(1))?, bed.guest_with(&config(2))?];
+    println!("  both are up after {:.1} s", started.elapsed().as_secs_f32());
+    let addresses = [guests[0].address("eth0", ADDRESS_LIMIT)?, guests[1].address("eth0", ADDRESS_LIMIT)?];
+    let wire = bed.wire.config.address.to_string();
+    for (guest, address, peer) in [(&guests[0], &addresses[0], &addresses[1]), (&guests[1], &addresses[1], &addresses[0])] {
+        rows.push(Row { who: guest.name.clone(), what: "address by DHCP".into(), result: address.clone() });
+        for (what, target) in [("ping the wire", &wire), ("ping the other guest", peer)] {
+            let said = guest.check(&format!("ping -c 10 -i 0.2 -W 3 {target} | tail -2"), SHORT)?;
+            print!("{}", indent(&format!("{}, {what} {target}:\n{said}", guest.name)));
+            ensure(said.contains(" 0% packet loss"), || format!("{} lost pings to {target}", guest.name))?;
+            let times = said.lines().last().and_then(|line| line.split("= ").nth(1)).unwrap_or("answered");
+            rows.push(Row { who: guest.name.clone(), what: what.into(), result: format!("min/avg/max {times}") });
+        }
+    }
+    Ok(guests)
+}
+
+fn show_files(bed: &Bed, guests: &[Guest; 2], rows: &mut Vec<Row>) -> Result<()> {
+    step("each guest fetches 64 MiB from the wire, then from the other guest");
+    let hash = pattern::sha256(pattern::FILE_BYTES);
+    let wire = bed.wire.config.address.to_string();
+    let addresses = [guests[0].address("eth0", ADDRESS_LIMIT)?, guests[1].address("eth0", ADDRESS_LIMIT)?];
+    for guest in guests {
+        let store = "mkdir -p /run/www; tee /run/www/file";
+        fetch(guest, &wire, "wire", store, &hash, rows)?;
+        guest.check("httpd -h /run/www", SHORT)?;
+    }
+    fetch(&guests[0], &addresses[1], &guests[1].name, "cat", &hash, rows)?;
+    fetch(&guests[1], &addresses[0], &guests[0].name, "cat", &hash, rows)
+}
+
+/// Fetches the file from `address` through the pipe `through`, checks its hash and notes the rate.
+fn fetch(guest: &Guest, address: &str, from: &str, through: &str, hash: &str, rows: &mut Vec<Row>) -> Result<()> {
+    let started = Instant::now();
+    let sum = guest.check(&format!("wget -q -O - http://{address}/file | ( {through} ) | sha256sum"), FETCH_LIMIT)?;
+    let taken = started.elapsed().as_secs_f64();
+    ensure(sum.starts_with(hash), || format!("{} got a wrong file from {from}: {sum}", guest.name))?;
+    let result = format!("SHA-256 right, {:.0} Mbit/s with hashing", 536.870_912 / taken);
+    println!("  {} from {from}: {result}", guest.name);
+    rows.push(Row { who: guest.name.clone(), what: format!("64 MiB from {from}"), result });
+    Ok(())
+}
+
+fn show_summary(bed: &Bed, rows: &[Row], costs: &Costs) {
+    let seen = bed.wire.counters();
+    step(&format!("summary: Xen {}, {}, served by {NETDOM}", bed.config.xen, bed.config.nic));
+    println!("  {:<6} {:<22} result", "who", "what");
+    for row in rows {
+        println!("  {:<6} {:<22} {}", row.who, row.what, row.result);
+    }
+    println!("  {:<6} {:<22} {} frames in, {} out, {} wrong", "wire", "frames seen", seen.frames_in, seen.frames_out, seen.faults());
+    print!("\n{costs}");
+}
+
+fn indent(text: &str) -> String {
+    text.lines().map(|line| format!("  | {}\n", line.trim_end())).collect()
+}
