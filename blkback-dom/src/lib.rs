@@ -1,6 +1,8 @@
 //! A storage driver domain: it owns disk controllers and serves their disks to other domains.
 //!
 //! - [`disk`]: drivers for the controllers.
+//! - [`vbd`]: virtual block devices and the data plane between them and the disks.
+//! - [`volume`]: what `target=` may name.
 
 #![no_std]
 #![forbid(unsafe_code)]
@@ -8,3 +10,5 @@
 extern crate alloc;
 
 pub mod disk;
+pub mod vbd;
+pub mod volume;

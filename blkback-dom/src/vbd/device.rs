@@ -1,0 +1,308 @@
+//! A connected vbd on the data plane.
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use ring::blkif::{Limits, Request, Response, Status};
+use ring::Ticket;
+use xen_pv_rt::hyp::{DmaPool, Domid, Hypervisor, Instant};
+use xen_pv_rt::task::Signal;
+use xen_pv_rt::xenbus::backend::Fault;
+
+use super::cause::{Cause, VbdCounters};
+use super::queue::Queue;
+use super::work::{Kind, Part, Segments, Stage, Work};
+use super::{Budget, REPORT_INTERVAL};
+use crate::volume::Map;
+
+/// The frontend broke the rules of the ring.
+const BLK_PROD: Fault = Fault::new("BLK_PROD", "impossible producer index on the ring");
+
+/// What a vbd is made of when it is handed over by the control plane.
+pub(crate) struct VbdParts<H: Hypervisor> {
+    pub(crate) frontend: Domid,
+    pub(crate) devid: u32,
+    pub(crate) queues: Vec<Queue<H>>,
+    pub(crate) map: Map,
+    pub(crate) limits: Limits,
+    pub(crate) buffers: DmaPool,
+    pub(crate) budget: Budget,
+    /// Raised on a fault, when errors are to be reported, and when everything is back after the end.
+    pub(crate) signal: Signal,
+}
+
+/// A vbd in service.
+pub(super) struct Vbd<H: Hypervisor> {
+    pub(super) frontend: Domid,
+    pub(super) devid: u32,
+    pub(super) queues: Vec<Queue<H>>,
+    pub(super) map: Map,
+    /// How many disks a flush goes to.
+    pub(super) disks: Vec<crate::volume::DiskRef>,
+    pub(super) limits: Limits,
+    pub(super) buffers: DmaPool,
+    works: Vec<Option<Work>>,
+    /// Numbers of unused entries of `works`.
+    free_works: Vec<u16>,
+    /// Requests that still have parts to hand out, oldest first.
+    pub(super) todo: VecDeque<u16>,
+    pub(super) free_parts: Vec<Box<Part>>,
+    /// Parts that were not given to a disk yet, oldest first.
+    pub(super) staged: VecDeque<Box<Part>>,
+    /// Parts in all.
+    pub(super) part_count: usize,
+    /// Parts that a disk has.
+    pub(super) in_flight: u32,
+    next_queue: usize,
+    /// A request that everything else waits for.
+    barrier: bool,
+    pub(super) counters: VbdCounters,
+    reported: VbdCounters,
+    next_report: Instant,
+    pub(super) fault: Option<(u8, Fault)>,
+    /// No request is taken any more.
+    pub(super) closing: bool,
+    signal: Signal,
+}
+
+impl<H: Hypervisor> Vbd<H> {
+    pub(super) fn new(parts: VbdParts<H>) -> Self {
+        let Budget { requests, parts: part_count, .. } = parts.budget;
+        Self {
+            frontend: parts.frontend,
+            devid: parts.devid,
+            queues: parts.queues,
+            disks: parts.map.disks(),
+            map: parts.map,
+            limits: parts.limits,
+            buffers: parts.buffers,
+            works: (0..requests).map(|_| None).collect(),
+            free_works: (0..requests).rev().collect(),
+            todo: VecDeque::with_capacity(requests.into()),
+            free_parts: (0..part_count).map(|_| Box::new(Part::new())).collect(),
+            staged: VecDeque::with_capacity(part_count),
+            part_count,
+            in_flight: 0,
+            next_queue: 0,
+            barrier: false,
+            counters: VbdCounters::default(),
+            reported: VbdCounters::default(),
+            next_report: Instant::default(),
+            fault: None,
+            closing: false,
+            signal: parts.signal,
+        }
+    }
+
+    /// Whether another request may be taken.
+    pub(super) fn has_room(&self) -> bool {
+        !self.closing && self.fault.is_none() && !self.barrier && !self.free_works.is_empty()
+    }
+
+    /// Requests under way.
+    pub(super) fn under_way(&self) -> usize {
+        self.works.len().saturating_sub(self.free_works.len())
+    }
+
+    /// Takes up to `limit` requests, from each queue in turn. Returns how many.
+    pub(super) fn take(&mut self, limit: usize, now: Instant) -> usize {
+        let mut taken = 0;
+        let mut idle = 0;
+        while taken < limit && idle < self.queues.len() && self.has_room() {
+            let index = self.next_queue;
+            self.next_queue = index.saturating_add(1).checked_rem(self.queues.len()).unwrap_or(0);
+            let Some(queue) = self.queues.get_mut(index) else { break };
+            let number = u8::try_from(index).unwrap_or(0);
+            match queue.take() {
+                Ok(Some((request, ticket))) => {
+                    idle = 0;
+                    taken = taken.saturating_add(1);
+                    self.begin(number, &request, ticket, now);
+                }
+                Ok(None) => idle = idle.saturating_add(1),
+                Err(_) => self.kill(number, BLK_PROD),
+            }
+        }
+        taken
+    }
+
+    fn begin(&mut self, queue: u8, request: &Request, ticket: Ticket, now: Instant) {
+        let (id, operation) = (request.id(), request.operation());
+        match request.validate(&self.limits) {
+            Ok(command) => {
+                let work = Work::new(queue, ticket, id, operation, command);
+                self.barrier |= work.barrier;
+                self.enter(work);
+            }
+            Err(reject) => {
+                let cause = Cause::from(reject);
+                self.error(cause, now);
+                let response = Response { id, operation, status: cause.status() };
+                if let Some(queue) = self.queues.get_mut(usize::from(queue)) {
+                    queue.respond(ticket, &response);
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, work: Work) {
+        // `has_room` vouches for both.
+        let Some(index) = self.free_works.pop() else { return };
+        if let Some(slot) = self.works.get_mut(usize::from(index)) {
+            *slot = Some(work);
+            self.todo.push_back(index);
+        }
+    }
+
+    pub(super) fn work(&self, index: u16) -> Option<&Work> {
+        self.works.get(usize::from(index))?.as_ref()
+    }
+
+    pub(super) fn work_mut(&mut self, index: u16) -> Option<&mut Work> {
+        self.works.get_mut(usize::from(index))?.as_mut()
+    }
+
+    /// The works and the staged parts, which belong to each other.
+    pub(super) fn works_and_staged(&mut self) -> (&[Option<Work>], &mut VecDeque<Box<Part>>) {
+        (&self.works, &mut self.staged)
+    }
+
+    /// Requests whose list of segments is to be fetched.
+    pub(super) fn fetching(&mut self) -> impl Iterator<Item = &mut Work> {
+        self.works.iter_mut().flatten().filter(|work| matches!(work.stage, Stage::Fetch(_)))
+    }
+
+    /// Judges the lists that were fetched.
+    pub(super) fn fetched(&mut self, now: Instant) {
+        for index in 0..u16::try_from(self.works.len()).unwrap_or(0) {
+            let limits = self.limits;
+            let Some(work) = self.work_mut(index) else { continue };
+            let (Stage::Fetch(indirect), Segments::Listed(list)) = (work.stage, &work.segments) else { continue };
+            let outcome = match work.fetch_error.get() {
+                Some(error) => Err(Cause::from(error)),
+                None => indirect.validate(list.bytes(), &limits).map_err(Cause::from),
+            };
+            match outcome {
+                Ok(transfer) => work.set_transfer(&transfer),
+                Err(cause) => {
+                    work.fail(cause);
+                    self.todo.retain(|other| *other != index);
+                    self.settle(index, now);
+                }
+            }
+        }
+    }
+
+    /// Notes that a part of a request is back, and goes on with the request.
+    pub(super) fn part_done(&mut self, mut part: Box<Part>, now: Instant) {
+        let (index, failure) = (part.work, part.failure());
+        part.buffers.clear();
+        part.failed = None;
+        part.copy_error.set(None);
+        part.ready = false;
+        self.free_parts.push(part);
+        if let Some(work) = self.work_mut(index) {
+            work.parts = work.parts.saturating_sub(1);
+            if let Some(cause) = failure {
+                work.fail(cause);
+            }
+        }
+        self.settle(index, now);
+    }
+
+    /// Begins the next stage of a request if the last one is over, or answers it.
+    pub(super) fn settle(&mut self, index: u16, now: Instant) {
+        let disks = self.disks.len();
+        let Some(work) = self.work_mut(index) else { return };
+        if work.parts > 0 || !work.is_built(disks) {
+            return;
+        }
+        if work.next_stage() == Stage::Done {
+            self.finish(index, now);
+        } else {
+            self.todo.push_back(index);
+        }
+    }
+
+    fn finish(&mut self, index: u16, now: Instant) {
+        let Some(work) = self.works.get_mut(usize::from(index)).and_then(Option::take) else { return };
+        self.free_works.push(index);
+        self.todo.retain(|other| *other != index);
+        self.barrier &= !work.barrier;
+        let status = work.failed.map_or(Status::Okay, Cause::status);
+        match work.failed {
+            Some(cause) => self.error(cause, now),
+            None => self.count(&work),
+        }
+        if self.fault.is_none()
+            && let Some(queue) = self.queues.get_mut(usize::from(work.queue))
+        {
+            queue.respond(work.ticket, &Response { id: work.id, operation: work.operation, status });
+        }
+        if self.closing && self.under_way() == 0 {
+            self.signal.raise();
+        }
+    }
+
+    fn count(&mut self, work: &Work) {
+        let counters = &mut self.counters;
+        let (count, sectors) = match work.kind {
+            Kind::Read => (&mut counters.reads, Some(&mut counters.sectors_read)),
+            Kind::Write => (&mut counters.writes, Some(&mut counters.sectors_written)),
+            Kind::Discard => (&mut counters.discards, None),
+            Kind::Flush => (&mut counters.flushes, None),
+        };
+        *count = count.wrapping_add(1);
+        if let Some(sum) = sectors {
+            *sum = sum.wrapping_add(work.sectors);
+        }
+    }
+
+    /// Counts an error, and has it reported if the last report is a while ago.
+    fn error(&mut self, cause: Cause, now: Instant) {
+        self.counters.errors.add(cause);
+        if now >= self.next_report && !self.closing {
+            self.next_report = now.saturating_add(REPORT_INTERVAL);
+            self.signal.raise();
+        }
+    }
+
+    /// Errors since the last call, by cause.
+    pub(super) fn take_report(&mut self) -> Vec<(Cause, u64)> {
+        let (new, old) = (self.counters.errors, self.reported.errors);
+        self.reported = self.counters;
+        let since = |cause: &Cause| (*cause, new.of(*cause).wrapping_sub(old.of(*cause)));
+        Cause::ALL.iter().map(since).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Takes it out of service: the rings are not looked at any more.
+    fn kill(&mut self, queue: u8, fault: Fault) {
+        self.fault.get_or_insert((queue, fault));
+        self.signal.raise();
+    }
+
+    /// Takes no more requests; those under way are finished. The signal is raised when the last one is.
+    pub(super) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// Asks for events. Returns whether there is work already.
+    pub(super) fn arm(&mut self, hyp: &H) -> bool {
+        let has_room = self.has_room();
+        let mut broken = None;
+        let mut work = false;
+        for (queue, number) in self.queues.iter().zip(0_u8..) {
+            // Cleared first, so that an event that comes in between is not lost.
+            hyp.take_pending(&queue.port);
+            match queue.ring.final_check_for_requests() {
+                Ok(ready) => work |= ready > 0 && has_room,
+                Err(_) => broken = Some(number),
+            }
+        }
+        if let (Some(number), None) = (broken, &self.fault) {
+            self.kill(number, BLK_PROD);
+        }
+        work
+    }
+}

@@ -1,0 +1,50 @@
+//! Virtual block devices: the handshake with toolstack and frontend, and the rings of a connected one.
+//!
+//! - [`Blkback`]: the backend as the main loop sees it.
+//! - `backend`, `keys`: what is particular to vbds on the control plane, which nothing on the data path waits
+//!   for.
+//! - `plane`, `device`, `work`, `copies`: the data plane. A request is copied off the ring once, validated, and
+//!   becomes commands for disks; its data goes through buffers of this domain by grant copy, so no disk ever
+//!   reaches a guest's memory.
+//!
+//! Requests are answered in the order in which disks finish them; flushes and barriers see to the order that
+//! frontends are promised (`docs/durability.md`).
+//!
+//! Xen: `public/io/blkif.h`.
+
+mod backend;
+mod build;
+mod cause;
+mod copies;
+mod device;
+mod keys;
+mod plane;
+mod queue;
+mod work;
+
+use core::time::Duration;
+
+pub use backend::{Blkback, Options};
+pub use cause::{Cause, ErrorCounts, VbdCounters};
+pub use plane::{Controllers, Turn};
+
+/// What one vbd may make this domain hold, decided when it connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Requests under way; those beyond wait in the ring.
+    pub requests: u16,
+    /// Commands for disks under way.
+    pub parts: usize,
+    /// Buffers of a page each; at least twice as many as `requests`, because each may hold on to one for its
+    /// list of segments.
+    pub pages: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { requests: 64, parts: 64, pages: 160 }
+    }
+}
+
+/// Least time between two reports of errors with requests.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);

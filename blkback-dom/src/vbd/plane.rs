@@ -1,0 +1,362 @@
+//! The data plane: every connected vbd and the disks behind them.
+//!
+//! One turn takes completions, copies what was read to the guests, takes new requests, copies what is to be
+//! written from the guests, and hands commands to the disks. The steps of all vbds go together, so that a turn
+//! costs a few hypercalls however many vbds there are. Vbds take turns in being first, and none of them takes
+//! more than [`TAKE`] requests per turn or holds more than its [`Budget`](super::Budget).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, Instant, PeerSpan};
+use xen_pv_rt::xenbus::backend::Fault;
+
+use super::cause::{Cause, VbdCounters};
+use super::copies::{CopyBatch, gather, scatter};
+use super::device::{Vbd, VbdParts};
+use super::work::{Kind, PART_PAGES, Part, Segments, Stage};
+use crate::disk::{Command, Controller, DiskError, Op, Span, SubmitError, Tag};
+use crate::volume::Map;
+
+/// Requests that a vbd may have taken in one turn.
+const TAKE: usize = 32;
+/// Bytes of a buffer.
+const PAGE: u32 = 4096;
+
+/// The disk controllers, by number.
+pub trait Controllers {
+    /// The controller of that number; `None` if there is none, or no more.
+    fn get(&mut self, number: u8) -> Option<&mut dyn Controller>;
+    /// One more than the greatest number.
+    fn count(&self) -> u8;
+}
+
+/// Whether there is more to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "nobody will wake us for what was left"]
+pub enum Turn {
+    /// Call again before sleeping.
+    Busy,
+    /// Nothing until an event.
+    Idle,
+}
+
+/// A vbd's number on the data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VbdId(u16);
+
+/// Vbds and what they have in flight.
+pub(crate) struct Plane<H: Hypervisor> {
+    hyp: H,
+    vbds: Vec<Option<Vbd<H>>>,
+    /// Parts that a disk has, by tag.
+    in_flight: Vec<Option<Box<Part>>>,
+    /// Unused tags.
+    tags: Vec<u32>,
+    /// Tags that the vbds in service may need.
+    reserved: usize,
+    /// Parts that came back in this turn.
+    finished: Vec<Box<Part>>,
+    /// Whose turn it is to be first.
+    first: usize,
+    /// Copy hypercalls since start.
+    hypercalls: u64,
+}
+
+impl<H: Hypervisor> Plane<H> {
+    pub(crate) const fn new(hyp: H) -> Self {
+        Self {
+            hyp,
+            vbds: Vec::new(),
+            in_flight: Vec::new(),
+            tags: Vec::new(),
+            reserved: 0,
+            finished: Vec::new(),
+            first: 0,
+            hypercalls: 0,
+        }
+    }
+
+    /// Takes a vbd into service.
+    pub(crate) fn attach(&mut self, parts: VbdParts<H>) -> VbdId {
+        // Room for all of its parts, so that the data path never allocates.
+        self.reserved = self.reserved.saturating_add(parts.budget.parts);
+        while self.in_flight.len() < self.reserved {
+            let tag = u32::try_from(self.in_flight.len()).unwrap_or(u32::MAX);
+            self.in_flight.push(None);
+            self.tags.push(tag);
+        }
+        self.finished.reserve(self.in_flight.len());
+        let vbd = Vbd::new(parts);
+        let free = self.vbds.iter().position(Option::is_none).unwrap_or(self.vbds.len());
+        match self.vbds.get_mut(free) {
+            Some(slot) => *slot = Some(vbd),
+            None => self.vbds.push(Some(vbd)),
+        }
+        VbdId(u16::try_from(free).unwrap_or(u16::MAX))
+    }
+
+    /// Takes no more requests of a vbd; its signal is raised when none is under way any more.
+    pub(crate) fn close(&mut self, id: VbdId) {
+        if let Some(vbd) = self.get_mut(id) {
+            vbd.close();
+        }
+    }
+
+    /// Whether nothing of a vbd is under way.
+    pub(crate) fn is_drained(&self, id: VbdId) -> bool {
+        self.get(id).is_none_or(|vbd| vbd.under_way() == 0)
+    }
+
+    /// Forgets a vbd that is drained. Its event channels are closed; its rings are to be unmapped.
+    pub(crate) fn detach(&mut self, id: VbdId) -> Vec<H::Page> {
+        let Some(vbd) = self.vbds.get_mut(usize::from(id.0)).and_then(Option::take) else { return Vec::new() };
+        self.reserved = self.reserved.saturating_sub(vbd.part_count);
+        vbd.queues.into_iter().flat_map(super::queue::Queue::into_pages).collect()
+    }
+
+    fn get(&self, id: VbdId) -> Option<&Vbd<H>> {
+        self.vbds.get(usize::from(id.0))?.as_ref()
+    }
+
+    fn get_mut(&mut self, id: VbdId) -> Option<&mut Vbd<H>> {
+        self.vbds.get_mut(usize::from(id.0))?.as_mut()
+    }
+
+    /// Why a vbd has to be taken out of service, and in which queue that showed.
+    pub(crate) fn fault(&self, id: VbdId) -> Option<(u8, Fault)> {
+        self.get(id)?.fault.clone()
+    }
+
+    /// Gives a vbd's volume a new size.
+    pub(crate) fn resize(&mut self, id: VbdId, map: Map) {
+        if let Some(vbd) = self.get_mut(id) {
+            vbd.limits.sectors = map.sectors();
+            vbd.map = map;
+        }
+    }
+
+    /// Errors with requests since the last call, by cause.
+    pub(crate) fn take_report(&mut self, id: VbdId) -> Vec<(Cause, u64)> {
+        self.get_mut(id).map(Vbd::take_report).unwrap_or_default()
+    }
+
+    /// The counters of every vbd in service.
+    pub(crate) fn counters(&self) -> impl Iterator<Item = (Domid, u32, VbdCounters)> {
+        self.vbds.iter().flatten().map(|vbd| (vbd.frontend, vbd.devid, vbd.counters))
+    }
+
+    /// Copy hypercalls since start.
+    pub(crate) const fn hypercalls(&self) -> u64 {
+        self.hypercalls
+    }
+
+    /// One turn.
+    pub(crate) fn poll(&mut self, controllers: &mut dyn Controllers) -> Turn {
+        let now = self.hyp.now();
+        let mut busy = self.collect(controllers, now);
+        self.copy_out();
+        self.settle(now);
+        busy |= self.take(now);
+        busy |= self.fetch(now);
+        for (vbd, number) in self.vbds.iter_mut().zip(0_u16..) {
+            if let Some(vbd) = vbd {
+                busy |= vbd.build(number, controllers, now);
+            }
+        }
+        self.copy_in();
+        busy |= self.submit(controllers);
+        self.settle(now);
+        self.push();
+        if busy { Turn::Busy } else { Turn::Idle }
+    }
+
+    /// Takes completions.
+    fn collect(&mut self, controllers: &mut dyn Controllers, now: Instant) -> bool {
+        let Self { in_flight, tags, finished, .. } = self;
+        let before = finished.len();
+        let mut done = |tag: Tag, outcome: Result<(), DiskError>| {
+            let Ok(index) = u32::try_from(tag.0) else { return };
+            let slot = usize::try_from(index).ok().and_then(|index| in_flight.get_mut(index));
+            let Some(mut part) = slot.and_then(Option::take) else { return };
+            tags.push(index);
+            part.failed = outcome.err().map(Cause::from);
+            finished.push(part);
+        };
+        for number in 0..controllers.count() {
+            // Also when nothing is in flight: deadlines of what comes next count from here.
+            if let Some(controller) = controllers.get(number) {
+                controller.poll(now, &mut done);
+            }
+        }
+        finished.len() > before
+    }
+
+    /// Copies what was read to the frontends.
+    fn copy_out(&mut self) {
+        let mut batch = CopyBatch::new(&self.hyp);
+        for part in self.finished.iter().filter(|part| part.kind == Kind::Read && part.failed.is_none()) {
+            let Some(Some(vbd)) = self.vbds.get(usize::from(part.vbd)) else { continue };
+            if let Some(work) = vbd.work(part.work) {
+                scatter(&mut batch, vbd.frontend, part, &work.segments);
+            }
+        }
+        batch.run();
+        self.hypercalls = self.hypercalls.wrapping_add(batch.hypercalls);
+    }
+
+    /// Gives finished parts back to their requests, and answers those that are whole.
+    fn settle(&mut self, now: Instant) {
+        while let Some(part) = self.finished.pop() {
+            // A vbd stays until all its parts are back.
+            if let Some(Some(vbd)) = self.vbds.get_mut(usize::from(part.vbd)) {
+                vbd.in_flight = vbd.in_flight.saturating_sub(1);
+                vbd.part_done(part, now);
+            }
+        }
+    }
+
+    /// Takes new requests.
+    fn take(&mut self, now: Instant) -> bool {
+        self.vbds.iter_mut().flatten().fold(false, |busy, vbd| (vbd.take(TAKE, now) > 0) | busy)
+    }
+
+    /// Fetches the lists of indirect requests.
+    fn fetch(&mut self, now: Instant) -> bool {
+        let mut batch = CopyBatch::new(&self.hyp);
+        let mut any = false;
+        for vbd in self.vbds.iter_mut().flatten() {
+            let (domid, buffers) = (vbd.frontend, vbd.buffers.clone());
+            for work in vbd.fetching() {
+                let (Stage::Fetch(indirect), Some(buffer)) = (work.stage, buffers.take()) else { break };
+                work.segments = Segments::Listed(buffer);
+                let super::work::Work { segments: Segments::Listed(list), fetch_error, .. } = work else { break };
+                let Some(dest) = list.bytes_mut().get_mut(..usize::from(indirect.list_bytes())) else { break };
+                let source = CopySource::Peer(PeerSpan { domid, gref: indirect.gref(), offset: 0 });
+                batch.push(fetch_error, source, CopyDest::Local(dest), indirect.list_bytes());
+                any = true;
+            }
+        }
+        batch.run();
+        let hypercalls = batch.hypercalls;
+        drop(batch);
+        self.hypercalls = self.hypercalls.wrapping_add(hypercalls);
+        if any {
+            self.vbds.iter_mut().flatten().for_each(|vbd| vbd.fetched(now));
+        }
+        any
+    }
+
+    /// Copies what is to be written from the frontends.
+    fn copy_in(&mut self) {
+        let mut batch = CopyBatch::new(&self.hyp);
+        for vbd in self.vbds.iter_mut().flatten() {
+            let domid = vbd.frontend;
+            let (works, staged) = vbd.works_and_staged();
+            for part in staged.iter_mut().filter(|part| !part.ready) {
+                part.ready = true;
+                if let Some(Some(work)) = works.get(usize::from(part.work)) {
+                    gather(&mut batch, domid, part, &work.segments);
+                }
+            }
+        }
+        batch.run();
+        self.hypercalls = self.hypercalls.wrapping_add(batch.hypercalls);
+    }
+
+    /// Hands parts to the disks, each vbd one at a time, until nobody gets any further.
+    fn submit(&mut self, controllers: &mut dyn Controllers) -> bool {
+        let count = self.vbds.len();
+        self.first = self.first.saturating_add(1).checked_rem(count).unwrap_or(0);
+        let mut any = false;
+        loop {
+            let mut progress = false;
+            for step in 0..count {
+                let index = self.first.saturating_add(step).checked_rem(count).unwrap_or(0);
+                progress |= self.submit_one(index, controllers);
+            }
+            if !progress {
+                break;
+            }
+            any = true;
+        }
+        for number in 0..controllers.count() {
+            if let Some(controller) = controllers.get(number) {
+                controller.kick();
+            }
+        }
+        any
+    }
+
+    /// Hands the next part of a vbd to its disk. Returns whether it is gone from the vbd's list.
+    fn submit_one(&mut self, index: usize, controllers: &mut dyn Controllers) -> bool {
+        let Self { vbds, in_flight, tags, finished, .. } = self;
+        let Some(Some(vbd)) = vbds.get_mut(index) else { return false };
+        let Some(part) = vbd.staged.front() else { return false };
+        let tag = tags.last().copied();
+        let outcome = match (part.copy_error.get(), tag) {
+            // Settled like a part that a disk has answered.
+            (Some(error), _) => Err(Cause::from(error)),
+            (None, None) => return false,
+            (None, Some(tag)) => match submit_part(part, tag, controllers) {
+                Ok(()) => Ok(tag),
+                Err(SubmitError::Full) => return false,
+                Err(error) => Err(Cause::from(error)),
+            },
+        };
+        let Some(mut part) = vbd.staged.pop_front() else { return false };
+        vbd.in_flight = vbd.in_flight.saturating_add(1);
+        match outcome {
+            Ok(tag) => {
+                tags.pop();
+                if let Some(slot) = usize::try_from(tag).ok().and_then(|tag| in_flight.get_mut(tag)) {
+                    *slot = Some(part);
+                }
+            }
+            Err(cause) => {
+                part.failed = Some(cause);
+                finished.push(part);
+            }
+        }
+        true
+    }
+
+    /// Publishes answers and notifies.
+    fn push(&mut self) {
+        let Self { vbds, hyp, .. } = self;
+        for vbd in vbds.iter_mut().flatten().filter(|vbd| vbd.fault.is_none()) {
+            for queue in &mut vbd.queues {
+                if queue.push(hyp) {
+                    vbd.counters.notifications = vbd.counters.notifications.wrapping_add(1);
+                }
+            }
+        }
+    }
+
+    /// Gets ready to sleep: asks every frontend for an event on new work, and looks for the last time.
+    pub(crate) fn arm(&mut self) -> Turn {
+        let Self { vbds, hyp, .. } = self;
+        let armed = vbds.iter_mut().flatten().filter(|vbd| vbd.fault.is_none());
+        if armed.fold(false, |work, vbd| vbd.arm(hyp) | work) { Turn::Busy } else { Turn::Idle }
+    }
+}
+
+fn submit_part(part: &Part, tag: u32, controllers: &mut dyn Controllers) -> Result<(), SubmitError> {
+    let controller = controllers.get(part.disk.controller).ok_or(SubmitError::Gone)?;
+    let mut spans: heapless::Vec<Span, PART_PAGES> = heapless::Vec::new();
+    let mut left = part.data_bytes();
+    for buffer in &part.buffers {
+        let len = left.min(PAGE);
+        left = left.saturating_sub(len);
+        // As many spans as buffers.
+        let _ = spans.push(Span { maddr: buffer.maddr(), len });
+    }
+    let op = match part.kind {
+        Kind::Read => Op::Read,
+        Kind::Write => Op::Write,
+        Kind::Discard => Op::Discard { sectors: part.sectors },
+        Kind::Flush => Op::Flush,
+    };
+    let command = Command { tag: Tag(tag.into()), op, sector: part.sector, spans: &spans, lane: part.vbd };
+    controller.submit(part.disk.disk, &command)
+}

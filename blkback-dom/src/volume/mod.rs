@@ -1,0 +1,19 @@
+//! Volumes: what `target=` may name, and where its sectors are.
+//!
+//! - [`Target`]: the grammar.
+//! - [`Catalogue`]: what there is. It is made once, when the domain starts, from tables on the disks; what guests
+//!   write later is never looked at.
+//! - [`Map`]: the layout of a volume.
+//! - [`Claims`]: which vbd uses what.
+
+mod catalogue;
+mod claims;
+mod error;
+mod map;
+mod target;
+
+pub use catalogue::{Catalogue, LogicalVolume, NamedDisk, Partition, Volume};
+pub use claims::{Claims, Use};
+pub use error::VolumeError;
+pub use map::{DiskRef, Map, Piece};
+pub use target::{BadTarget, Target, TargetKind};
