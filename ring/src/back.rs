@@ -243,6 +243,11 @@ impl<P: Protocol, M: SharedMem> BackRing<P, M> {
         self.unconsumed()
     }
 
+    /// The memory.
+    pub const fn mem(&self) -> &M {
+        &self.mem
+    }
+
     /// Gives the memory back, to be unmapped.
     pub fn into_mem(self) -> M {
         self.mem
@@ -272,3 +277,6 @@ impl Debt {
         self.0
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -304,7 +304,9 @@ mod tests {
 
     #[test]
     fn every_error_is_an_answer() {
-        for (raw, error) in [(-1, OpError::NotFound), (-5, OpError::Failed), (-114, OpError::Other(-114)), (7, OpError::Other(7))] {
+        for (raw, error) in
+            [(-1, OpError::NotFound), (-5, OpError::Failed), (-114, OpError::Other(-114)), (7, OpError::Other(7))]
+        {
             let info = page();
             assert!(info.submit(&OpRequest::enable_msix(FUNCTION, 3)));
             answer(&info, raw, 0);

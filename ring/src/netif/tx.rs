@@ -64,6 +64,11 @@ impl TxSlot {
         Self(words)
     }
 
+    /// The words of the slot.
+    pub const fn into_words(self) -> [u32; 3] {
+        self.0
+    }
+
     /// The slot as a request.
     pub const fn request(&self) -> TxRequest {
         let [gref, second, third] = self.0;

@@ -1,0 +1,17 @@
+//! The shared ring as its two ends see it: hostile memory, random peers, every interleaving.
+
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "test code: a panic is a failed test"
+)]
+
+mod chains;
+mod double_fetch;
+mod model;
+mod slots;
+mod wakeups;
