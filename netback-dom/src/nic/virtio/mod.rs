@@ -1,7 +1,7 @@
 //! virtio-net, behind any virtio-drivers [`Transport`].
 //!
 //! Feature negotiation, configuration space and queue set-up go through the transport; the queues are ours
-//! ([`queue`] says why), and so is the PCI transport ([`pci`]). [`Quiet::reset`] stops the device,
+//! ([`Queue`] says why), and so is the PCI transport ([`VirtioPci`]). [`Quiet::reset`] stops the device,
 //! [`Quiet::start`] puts it to work as a [`VirtioNet`]; between the two the caller lets it do DMA.
 //!
 //! One queue pair. With MSI-X the hot path accesses no register but the notification, and that only when the
@@ -10,8 +10,6 @@
 //! Virtio 1.2, section 5.1. Not here: several queue pairs, the control queue, segmentation on receive. All
 //! frames arrive anyway: a device without the control queue is promiscuous.
 
-mod pci;
-mod queue;
 mod rx;
 mod tx;
 
@@ -20,12 +18,12 @@ use core::time::Duration;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use xen_pv_rt::hyp::{Clock, Dma, Instant};
 
-pub use self::pci::{VirtioPci, Window, Windows};
-use self::queue::Queue;
 use self::rx::Receiver;
 use self::tx::Transmitter;
 use super::{Capabilities, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError};
 use crate::frame::{Frame, MAX_SEGMENTS};
+use virtio_pci::{Queue, QueueError};
+pub use virtio_pci::{VirtioPci, Window, Windows};
 
 bitflags::bitflags! {
     /// Features that this driver uses. Virtio 1.2, 5.1.3 and 6.
@@ -74,6 +72,16 @@ const WATCHDOG: Duration = Duration::from_secs(5);
 const HEALTH: Duration = Duration::from_secs(1);
 /// Longest frame: a VLAN tag on top of 1514.
 const MAX_FRAME: usize = 1518;
+
+impl From<QueueError> for NicError {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::NoMemory => Self::NoMemory,
+            QueueError::TooSmall => Self::Unsupported("queues of at least two descriptors"),
+            QueueError::Confused(what) => Self::Confused(what),
+        }
+    }
+}
 
 /// A device that has been reset and does nothing.
 pub struct Quiet<T, C> {

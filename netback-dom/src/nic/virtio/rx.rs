@@ -3,9 +3,9 @@
 use alloc::vec::Vec;
 
 use virtio_drivers::transport::Transport;
+use virtio_pci::{Buffer, MAX_SIZE, Queue, Used};
 use xen_pv_rt::hyp::{Dma, DmaBuf, DmaPool};
 
-use super::queue::{Buffer, MAX_SIZE, Queue, Used, Writer};
 use super::{Features, HEADER, RX};
 use crate::frame::{Checksum, Frame, Segment, TailPool};
 use crate::nic::{MIN_HEADER, NicCounters, NicError};
@@ -108,8 +108,8 @@ impl Receiver {
         if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(BUFFER)).filter(|_| !self.fresh) {
             dirty.fill(0);
         }
-        let buffer = Buffer { maddr: buf.maddr(), len: BUFFER.into() };
-        let Some(head) = self.queue.push(core::iter::once(buffer), Writer::Device) else { return false };
+        let buffer = Buffer::from_device(buf.maddr(), BUFFER.into());
+        let Some(head) = self.queue.push(core::iter::once(buffer)) else { return false };
         if let Some(slot) = self.buffers.get_mut(usize::from(head)) {
             *slot = Some(buf);
         }
@@ -175,9 +175,11 @@ impl Receiver {
         match &mut self.partial {
             Some(partial) => {
                 let segment = len.filter(|len| *len > 0).map(|len| Segment { buf, offset: 0, len });
-                partial.frame = partial.frame.take().zip(segment).and_then(|(mut frame, segment)| {
-                    frame.push(segment, &self.tails).is_ok().then_some(frame)
-                });
+                partial.frame = partial
+                    .frame
+                    .take()
+                    .zip(segment)
+                    .and_then(|(mut frame, segment)| frame.push(segment, &self.tails).is_ok().then_some(frame));
             }
             None => {
                 let header = Header::read(buf.bytes())?;

@@ -4,9 +4,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use virtio_drivers::transport::Transport;
+use virtio_pci::{Buffer, MAX_SIZE, Queue};
 use xen_pv_rt::hyp::{Dma, DmaRing};
 
-use super::queue::{Buffer, MAX_SIZE, Queue, Writer};
 use super::{HEADER, TX};
 use crate::frame::{Checksum, Frame, MAX_SEGMENTS};
 use crate::nic::{Capabilities, NicCounters, NicError};
@@ -32,8 +32,7 @@ pub(super) fn header(frame: &Frame, capabilities: Capabilities) -> Option<Header
     }
     let (mut gso_type, mut headers, mut gso_size) = (0, 0_u16, 0);
     if let Some(gso) = frame.gso {
-        let (offered, kind) =
-            if gso.ipv6 { (capabilities.tso6, GSO_TCPV6) } else { (capabilities.tso4, GSO_TCPV4) };
+        let (offered, kind) = if gso.ipv6 { (capabilities.tso6, GSO_TCPV6) } else { (capabilities.tso4, GSO_TCPV4) };
         if !offered {
             return None;
         }
@@ -91,13 +90,12 @@ impl Transmitter {
         let first = usize::from(head).wrapping_mul(header.len());
         let offset = u64::from(head).wrapping_mul(HEADER.into());
         let mut buffers = heapless::Vec::<Buffer, { MAX_SEGMENTS + 1 }>::new();
-        let header_at = Buffer { maddr: self.headers.maddr().wrapping_add(offset), len: HEADER.into() };
-        let segments = frame.segments().map(|segment| Buffer {
-            maddr: segment.buf.maddr().wrapping_add(segment.offset.into()),
-            len: segment.len.into(),
+        let header_at = Buffer::to_device(self.headers.maddr().wrapping_add(offset), HEADER.into());
+        let segments = frame.segments().map(|segment| {
+            Buffer::to_device(segment.buf.maddr().wrapping_add(segment.offset.into()), segment.len.into())
         });
         buffers.extend(core::iter::once(header_at).chain(segments).take(MAX_SEGMENTS.saturating_add(1)));
-        if self.queue.push(buffers.into_iter(), Writer::Driver).is_none() {
+        if self.queue.push(buffers.into_iter()).is_none() {
             return Err(frame);
         }
         for (word, value) in self.headers.words().iter().skip(first).zip(header) {
