@@ -7,9 +7,9 @@ XEN ?= 4.20
 NIC ?= e1000
 CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
-IMAGES = out/netback-dom out/rt-dom
+IMAGES = out/netback-dom out/blkback-dom out/rt-dom
 # The domain images and everything that can change them.
-SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src tests/rt-dom/src -name '*.rs') \
+SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src blkback-dom/src tests/rt-dom/src -name '*.rs') \
           $(wildcard */Cargo.toml) Cargo.toml Cargo.lock build.rs pv.ld pv.toml .cargo/config.toml
 
 .DEFAULT_GOAL := help

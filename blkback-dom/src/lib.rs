@@ -1,6 +1,8 @@
 //! A storage driver domain: it owns disk controllers and serves their disks to other domains.
 //!
 //! - [`disk`]: drivers for the controllers.
+//! - [`controllers`]: those of this domain, on its PCI bus.
+//! - [`domain`]: start, event loop, end.
 //! - [`vbd`]: virtual block devices and the data plane between them and the disks.
 //! - [`volume`]: what `target=` may name.
 
@@ -9,6 +11,9 @@
 
 extern crate alloc;
 
+pub mod config;
+pub mod controllers;
 pub mod disk;
+pub mod domain;
 pub mod vbd;
 pub mod volume;

@@ -4,17 +4,33 @@
 #![deny(unsafe_code)]
 
 #[cfg(xen_guest)]
-use xen_pv_rt::arch::{Exit, Xen};
+use blkback_dom::domain::Domain;
+#[cfg(xen_guest)]
+use xen_pv_rt::arch::{Exit, Xen, memory_use};
+#[cfg(xen_guest)]
+use xen_pv_rt::control::Request;
 
 #[cfg(xen_guest)]
 #[expect(unsafe_code, reason = "the runtime calls the domain by this symbol")]
 #[unsafe(no_mangle)]
 fn domain_main(xen: Xen, command_line: &str) -> Exit {
-    log::info!("blkback-dom {} up, options: {command_line:?}", env!("CARGO_PKG_VERSION"));
-    let memory = xen_pv_rt::arch::memory_use();
-    log::info!("memory: {} of {} pages in use", memory.used, memory.total);
-    let _ = xen;
-    Exit::PowerOff
+    log::info!("blkback-dom {}", env!("CARGO_PKG_VERSION"));
+    let mut domain = match Domain::start(xen, command_line) {
+        Ok(domain) => domain,
+        Err(error) => {
+            log::error!("cannot serve: {error}");
+            return Exit::Failed;
+        }
+    };
+    let memory = memory_use();
+    log::info!("serving; {} of {} KiB of memory in use", memory.used_kib(), memory.total_kib());
+    let request = domain.serve(|| xen.check_stack());
+    log::info!("stopping: {request:?}");
+    domain.stop();
+    match request {
+        Request::PowerOff | Request::Halt => Exit::PowerOff,
+        Request::Reboot => Exit::Reboot,
+    }
 }
 
 #[cfg(not(xen_guest))]

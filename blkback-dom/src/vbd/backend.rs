@@ -12,12 +12,12 @@ use xen_pv_rt::task::{Signal, Tasks};
 use xen_pv_rt::xenbus::backend::{Action, Backend, Devices, Fault, Keys, Reporter};
 use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
 
+use super::Budget;
 use super::cause::VbdCounters;
 use super::device::VbdParts;
 use super::keys::{BackendKeys, FrontendKeys, QueueKeys, offer, offered_discard};
 use super::plane::{Controllers, Plane, Turn, VbdId};
 use super::queue::Queue;
-use super::Budget;
 use crate::disk::SECTOR_BYTES;
 use crate::volume::{Catalogue, Claims, DiskRef, Target, Use, Volume, VolumeError};
 

@@ -40,7 +40,12 @@ fn reach(controllers: &mut dyn Controllers, disk: DiskRef) -> Option<Reach> {
 impl<H: Hypervisor> Vbd<H> {
     /// Hands out parts of requests, oldest request first, for as long as there is room. Returns whether any
     /// progress was made.
-    pub(super) fn build(&mut self, number: u16, controllers: &mut dyn Controllers, now: xen_pv_rt::hyp::Instant) -> bool {
+    pub(super) fn build(
+        &mut self,
+        number: u16,
+        controllers: &mut dyn Controllers,
+        now: xen_pv_rt::hyp::Instant,
+    ) -> bool {
         let mut progress = false;
         while let Some(index) = self.todo.front().copied() {
             match self.build_next(number, index, controllers) {

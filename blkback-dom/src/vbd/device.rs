@@ -4,8 +4,8 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use ring::blkif::{Limits, Request, Response, Status};
 use ring::Ticket;
+use ring::blkif::{Limits, Request, Response, Status};
 use xen_pv_rt::hyp::{DmaPool, Domid, Hypervisor, Instant};
 use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::Fault;

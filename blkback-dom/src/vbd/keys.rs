@@ -54,10 +54,9 @@ impl BackendKeys {
             async { read_text(xs, &path.key("params")).await },
             async { read_text(xs, &path.key("mode")).await },
             async { read_text(xs, &path.key("device-type")).await },
-            join(
-                async { read_number_or::<u32>(xs, &path.key("removable"), 0).await },
-                async { read_number_or::<u32>(xs, &path.key("discard-enable"), 1).await },
-            ),
+            join(async { read_number_or::<u32>(xs, &path.key("removable"), 0).await }, async {
+                read_number_or::<u32>(xs, &path.key("discard-enable"), 1).await
+            }),
         )
         .await;
         let (Ok(target), Ok(mode)) = (params, mode) else { return Err(Fault::READ) };

@@ -29,6 +29,14 @@ pub trait Controllers {
     fn get(&mut self, number: u8) -> Option<&mut dyn Controller>;
     /// One more than the greatest number.
     fn count(&self) -> u8;
+    /// Takes completions of all controllers.
+    fn poll(&mut self, now: Instant, done: &mut dyn FnMut(Tag, Result<(), DiskError>)) {
+        for number in 0..self.count() {
+            if let Some(controller) = self.get(number) {
+                controller.poll(now, done);
+            }
+        }
+    }
 }
 
 /// Whether there is more to do.
@@ -183,12 +191,8 @@ impl<H: Hypervisor> Plane<H> {
             part.failed = outcome.err().map(Cause::from);
             finished.push(part);
         };
-        for number in 0..controllers.count() {
-            // Also when nothing is in flight: deadlines of what comes next count from here.
-            if let Some(controller) = controllers.get(number) {
-                controller.poll(now, &mut done);
-            }
-        }
+        // Also when nothing is in flight: deadlines of what comes next count from here.
+        controllers.poll(now, &mut done);
         finished.len() > before
     }
 

@@ -73,6 +73,33 @@ pub struct Volume {
 }
 
 impl Catalogue {
+    /// Tells the operator what there is.
+    pub fn log(&self) {
+        for NamedDisk { name, about, .. } in &self.disks {
+            let geometry = &about.geometry;
+            log::info!(
+                "disk {name}: {} {} {} MiB, sectors of {} bytes{}",
+                about.model,
+                about.serial,
+                geometry.sectors / 2048,
+                geometry.logical_bytes,
+                if about.capabilities.read_only { ", read-only" } else { "" },
+            );
+        }
+        for Partition { number, label, piece, .. } in &self.partitions {
+            let disk =
+                self.disks.iter().find(|named| named.disk == piece.disk).map_or("?", |named| named.name.as_str());
+            let label = label.as_deref().unwrap_or_default().escape_default();
+            log::info!("partition {disk}:{number} \"{label}\": {} MiB", piece.sectors / 2048);
+        }
+        for LogicalVolume { group, name, map } in &self.logical {
+            match map {
+                Ok(map) => log::info!("logical volume {group}/{name}: {} MiB", map.sectors() / 2048),
+                Err(why) => log::warn!("logical volume {group}/{name} cannot be served: {why}"),
+            }
+        }
+    }
+
     /// Finds what a target names.
     ///
     /// # Errors
@@ -159,7 +186,8 @@ impl Catalogue {
         }
         let unit = u64::from(volume.logical_bytes.checked_div(SECTOR_BYTES).unwrap_or(1));
         for piece in volume.map.pieces() {
-            let size = self.disks.iter().find(|named| named.disk == piece.disk).map(|named| named.about.geometry.sectors);
+            let size =
+                self.disks.iter().find(|named| named.disk == piece.disk).map(|named| named.about.geometry.sectors);
             if piece.sector.checked_add(piece.sectors).is_none_or(|end| size.is_none_or(|size| end > size)) {
                 return Err(VolumeError::TooBig(name.to_string()));
             }
@@ -188,7 +216,9 @@ impl Volume {
         self.read_only |= capabilities.read_only;
         self.cdrom |= about.medium == Medium::CdRom;
         self.discard = match (self.discard, capabilities.discard_granularity) {
-            (Some((unit, first)), more) if more > 0 => Some((unit.max(more), first.max(capabilities.discard_alignment))),
+            (Some((unit, first)), more) if more > 0 => {
+                Some((unit.max(more), first.max(capabilities.discard_alignment)))
+            }
             _ => None,
         };
     }

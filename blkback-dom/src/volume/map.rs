@@ -162,7 +162,8 @@ mod tests {
         assert_eq!((at(44), map.piece(48, 1)), (piece(B, 220, 4), None));
         assert_eq!(map.pieces().collect::<Vec<_>>(), [piece(A, 100, 24), piece(B, 200, 24)]);
         // Every sector of the volume is a different sector of a disk, and all of them are in the pieces.
-        let mut seen: Vec<_> = (0..48).map(|sector| map.piece(sector, 1).unwrap()).map(|p| (p.disk, p.sector)).collect();
+        let mut seen: Vec<_> =
+            (0..48).map(|sector| map.piece(sector, 1).unwrap()).map(|p| (p.disk, p.sector)).collect();
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen.len(), 48);
@@ -184,9 +185,13 @@ mod tests {
     #[test]
     fn pieces_overlap_if_they_share_a_sector() {
         let a = piece(A, 10, 10);
-        for (other, expected) in
-            [(piece(A, 20, 5), false), (piece(A, 19, 1), true), (piece(A, 0, 10), false), (piece(A, 0, 11), true), (piece(B, 10, 10), false)]
-        {
+        for (other, expected) in [
+            (piece(A, 20, 5), false),
+            (piece(A, 19, 1), true),
+            (piece(A, 0, 10), false),
+            (piece(A, 0, 11), true),
+            (piece(B, 10, 10), false),
+        ] {
             assert_eq!((a.overlaps(&other), other.overlaps(&a)), (expected, expected));
         }
     }

@@ -157,7 +157,9 @@ mod tests {
             ("nvme0n1@1M+2G", TargetKind::Slice(disk, 2048, 4 << 20)),
             (
                 "PARTUUID=00112233-4455-6677-8899-AAbbccddeeff",
-                TargetKind::PartUuid([0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff]),
+                TargetKind::PartUuid([
+                    0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff,
+                ]),
             ),
         ] {
             assert_eq!(kind(text), expected, "{text}");
@@ -169,10 +171,32 @@ mod tests {
     #[test]
     fn anything_else_is_refused() {
         for text in [
-            "", ",shared", "/dev/sda", "a/b/c", "vg/", "/lv", "nvme0n1:", "nvme0n1:0", "nvme0n1:-1", "nvme0n1:+1", "nvme0n1:99999999999",
-            "nvme0n1@", "nvme0n1@1", "nvme0n1@1+0", "nvme0n1@1+x", "nvme0n1@18446744073709551615+1", "nvme0n1@1+9999999999T", "@1+1",
-            "PARTLABEL=", "PARTUUID=", "PARTUUID=00112233-4455-6677-8899-aabbccddeef", "PARTUUID=0011223344556677-8899-aabb-ccdd-eeff0011",
-            "PARTUUID=00112233-4455-6677-8899-aabbccddeeff-", "nvme0 n1", "nvme\n0", "Ünvme",
+            "",
+            ",shared",
+            "/dev/sda",
+            "a/b/c",
+            "vg/",
+            "/lv",
+            "nvme0n1:",
+            "nvme0n1:0",
+            "nvme0n1:-1",
+            "nvme0n1:+1",
+            "nvme0n1:99999999999",
+            "nvme0n1@",
+            "nvme0n1@1",
+            "nvme0n1@1+0",
+            "nvme0n1@1+x",
+            "nvme0n1@18446744073709551615+1",
+            "nvme0n1@1+9999999999T",
+            "@1+1",
+            "PARTLABEL=",
+            "PARTUUID=",
+            "PARTUUID=00112233-4455-6677-8899-aabbccddeef",
+            "PARTUUID=0011223344556677-8899-aabb-ccdd-eeff0011",
+            "PARTUUID=00112233-4455-6677-8899-aabbccddeeff-",
+            "nvme0 n1",
+            "nvme\n0",
+            "Ünvme",
         ] {
             assert_eq!(Target::parse(text), Err(BadTarget), "{text:?}");
         }

@@ -1,0 +1,184 @@
+//! The disk controllers of the domain: found on the PCI bus at start.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+
+use pciback::{BusError, PciBus};
+use xen_pv_rt::hyp::{Instant, Platform};
+
+use crate::disk::{AttachedController, Controller, DiskError, DiskEvent, DiskName, Health, ProbeError, Tag};
+use crate::vbd::Controllers;
+use crate::volume::{DiskRef, NamedDisk};
+
+/// How often a controller with commands in flight is looked at without an interrupt.
+const FAST_POLL: Duration = Duration::from_millis(10);
+/// How often one without commands is.
+const SLOW_POLL: Duration = Duration::from_secs(1);
+
+/// Why the domain has no disks to serve.
+#[derive(Debug)]
+pub enum NoControllers {
+    /// The connection to xen-pciback.
+    Bus(BusError),
+    /// A controller was given and could not be used. One is enough: what was asked for cannot be done.
+    Controller(ProbeError),
+}
+
+impl fmt::Display for NoControllers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bus(error) => error.fmt(f),
+            Self::Controller(error) => error.fmt(f),
+        }
+    }
+}
+
+struct Entry<H: Platform> {
+    controller: AttachedController<H>,
+    /// Its family and its number in it: `nvme0`.
+    name: String,
+    /// The last word about its health has been said.
+    failed: bool,
+}
+
+/// All controllers, in the order of `pci=[...]`.
+pub struct PciControllers<H: Platform> {
+    bus: PciBus<H>,
+    entries: Vec<Entry<H>>,
+    next_poll: Instant,
+}
+
+impl<H: Platform> PciControllers<H> {
+    /// Connects to xen-pciback and puts every function into service.
+    ///
+    /// # Errors
+    /// [`NoControllers`] if there is none, or one that cannot be used.
+    pub async fn start(hyp: &H) -> Result<Self, NoControllers> {
+        let bus = PciBus::connect(hyp.clone()).await.map_err(NoControllers::Bus)?;
+        let mut entries: Vec<Entry<H>> = Vec::new();
+        for sbdf in bus.functions() {
+            let device = bus.device(*sbdf).map_err(|error| NoControllers::Controller(error.into()))?;
+            let controller = AttachedController::attach(device).await.map_err(NoControllers::Controller)?;
+            let family = prefix(controller.name());
+            let number = entries.iter().filter(|other| prefix(other.controller.name()) == family).count();
+            let name = if family == "vd" { format!("vd{}", letter(number)) } else { format!("{family}{number}") };
+            log::info!("{name}: {} at {sbdf}, {}", controller.name(), controller.interrupt_kind());
+            entries.push(Entry { controller, name, failed: false });
+        }
+        Ok(Self { bus, entries, next_poll: Instant::default() })
+    }
+
+    /// Every disk there is, with its name.
+    pub fn disks(&self) -> Vec<NamedDisk> {
+        let entries = self.entries.iter().zip(0_u8..);
+        entries
+            .flat_map(|(entry, number)| {
+                entry.controller.disks().iter().zip(0_u16..).map(move |(about, disk)| NamedDisk {
+                    name: disk_name(&entry.name, about.name),
+                    disk: DiskRef { controller: number, disk: crate::disk::DiskId(disk) },
+                    about: about.clone(),
+                })
+            })
+            .collect()
+    }
+
+    /// What happened to disks since the last call: which, its size in sectors, and whether it is there.
+    pub fn take_event(&mut self) -> Option<(DiskRef, u64, bool)> {
+        for (entry, number) in self.entries.iter_mut().zip(0_u8..) {
+            let Some(event) = entry.controller.controller().take_event() else { continue };
+            let (DiskEvent::Added(disk) | DiskEvent::Resized(disk) | DiskEvent::Removed(disk)) = event;
+            let about = entry.controller.disks().get(usize::from(disk.0))?;
+            let name = disk_name(&entry.name, about.name);
+            match event {
+                DiskEvent::Added(_) => log::info!("disk {name} was added; start the domain again to serve it"),
+                DiskEvent::Resized(_) => log::info!("disk {name} has {} sectors now", about.geometry.sectors),
+                DiskEvent::Removed(_) => log::error!("be=hw disk={name} cause=DISK_GONE action=err"),
+            }
+            return Some((DiskRef { controller: number, disk }, about.geometry.sectors, about.present));
+        }
+        None
+    }
+
+    /// When the controllers are to be polled without an interrupt.
+    pub fn next_poll(&self) -> Instant {
+        self.next_poll
+    }
+
+    /// Asks every controller for an interrupt. Returns whether one of them has work already.
+    pub fn arm(&mut self) -> bool {
+        let mut work = false;
+        for entry in &mut self.entries {
+            work |= entry.controller.controller().enable_interrupts();
+            // Only now is an interrupt line deasserted; earlier, it would interrupt again at once.
+            entry.controller.interrupts().eoi();
+        }
+        work
+    }
+
+    /// Stops all controllers and lets go of the bus.
+    pub async fn stop(mut self) {
+        for entry in &mut self.entries {
+            entry.controller.controller().quiesce();
+        }
+        // Dropping an entry gives its function back, so it comes before the bus.
+        drop(self.entries);
+        self.bus.disconnect().await;
+    }
+}
+
+impl<H: Platform> Controllers for PciControllers<H> {
+    fn get(&mut self, number: u8) -> Option<&mut dyn Controller> {
+        Some(self.entries.get_mut(usize::from(number))?.controller.controller())
+    }
+
+    fn count(&self) -> u8 {
+        u8::try_from(self.entries.len()).unwrap_or(u8::MAX)
+    }
+
+    fn poll(&mut self, now: Instant, done: &mut dyn FnMut(Tag, Result<(), DiskError>)) {
+        self.next_poll = now.saturating_add(SLOW_POLL);
+        for Entry { controller, name, failed } in &mut self.entries {
+            // Cleared first: an interrupt that comes while the queues are read means something new.
+            controller.interrupts().take_pending();
+            controller.poll(now, done);
+            let controller_now = controller.controller();
+            if controller_now.in_flight() > 0 {
+                self.next_poll = self.next_poll.min(now.saturating_add(FAST_POLL));
+            }
+            if let Some(deadline) = controller_now.next_deadline() {
+                self.next_poll = self.next_poll.min(deadline);
+            }
+            if let Health::Failed(failure) | Health::Stuck(failure) = controller.controller().health()
+                && !core::mem::replace(failed, true)
+            {
+                log::error!("be=hw pci={} disk={name} cause=DISK_FAILED {failure} action=kill", controller.sbdf());
+            }
+        }
+        self.bus.poll();
+    }
+}
+
+/// How disks of a family are called.
+fn prefix(family: &str) -> &'static str {
+    match family {
+        "NVMe" => "nvme",
+        "AHCI" => "ahci",
+        _ => "vd",
+    }
+}
+
+/// `a` to `z`.
+fn letter(number: usize) -> char {
+    u32::try_from(number)
+        .ok()
+        .and_then(|n| char::from_u32(n.checked_add(97)?))
+        .filter(char::is_ascii_lowercase)
+        .unwrap_or('z')
+}
+
+fn disk_name(controller: &str, name: DiskName) -> String {
+    format!("{controller}{name}")
+}

@@ -1,0 +1,134 @@
+//! The domain: start, event loop, end.
+//!
+//! One turn of the loop serves the control plane if it has something to do and lets the data plane take
+//! completions and requests. Only when nothing moved are controllers and frontends asked for an event each, and
+//! then the domain sleeps in one hypercall.
+
+use alloc::rc::Rc;
+use core::cell::Cell;
+use core::fmt;
+use core::time::Duration;
+
+use xen_pv_rt::control::{self, Request};
+use xen_pv_rt::hyp::{Instant, Platform};
+use xen_pv_rt::task::{Signal, Tasks, block_on};
+
+use crate::config::{Config, ConfigError};
+use crate::controllers::{NoControllers, PciControllers};
+use crate::vbd::{Blkback, Options, Turn};
+use crate::volume::Catalogue;
+
+/// How long frontends may take to let go when the domain shuts down.
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why the domain does not serve.
+#[derive(Debug)]
+pub enum StartError {
+    /// The command line.
+    Config(ConfigError),
+    /// The controllers.
+    Controllers(NoControllers),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::Controllers(error) => error.fmt(f),
+        }
+    }
+}
+
+/// The domain in service.
+pub struct Domain<H: Platform> {
+    hyp: H,
+    tasks: Tasks,
+    controllers: PciControllers<H>,
+    blkback: Blkback<H>,
+    /// What the toolstack asked for last.
+    request: Rc<Cell<Option<Request>>>,
+    /// When a task wants to be polled.
+    wake_at: Option<Instant>,
+}
+
+impl<H: Platform> Domain<H> {
+    /// Reads the command line, starts the controllers, reads the tables on their disks, and begins to serve
+    /// vbds.
+    ///
+    /// # Errors
+    /// [`StartError`]: one line that says what is wrong with the domain's configuration.
+    pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
+        let config = Config::parse(command_line).map_err(StartError::Config)?;
+        log::set_max_level(config.log);
+        let controllers = block_on(&hyp, PciControllers::start(&hyp)).map_err(StartError::Controllers)?;
+        let catalogue = Catalogue { disks: controllers.disks(), ..Catalogue::default() };
+        catalogue.log();
+        let tasks = Tasks::new();
+        let options = Options { budget: config.budget, ..Options::default() };
+        let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
+        blkback.spawn_hotplug();
+        let request = Rc::new(Cell::new(None));
+        tasks.spawn(watch_control(hyp.clone(), request.clone(), tasks.signal()));
+        Ok(Self { hyp, tasks, controllers, blkback, request, wake_at: Some(Instant::default()) })
+    }
+
+    /// Serves until the toolstack asks for the end, and says how.
+    ///
+    /// `each_turn` is called once per turn of the loop.
+    pub fn serve(&mut self, each_turn: impl Fn()) -> Request {
+        loop {
+            each_turn();
+            self.turn();
+            if let Some(request) = self.request.take() {
+                return request;
+            }
+        }
+    }
+
+    /// Closes every vbd, stops the controllers and lets go of them, for the end of the domain.
+    pub fn stop(mut self) {
+        self.blkback.stop();
+        let deadline = self.hyp.now().saturating_add(STOP_TIMEOUT);
+        self.wake_at = Some(deadline);
+        while !self.blkback.is_stopped() && self.hyp.now() < deadline {
+            self.turn();
+        }
+        // Tells the disks to write out their caches.
+        block_on(&self.hyp, self.controllers.stop());
+    }
+
+    fn turn(&mut self) {
+        let now = self.hyp.now();
+        self.poll_tasks(now);
+        let turn = self.blkback.poll(&mut self.controllers);
+        while let Some((disk, sectors, present)) = self.controllers.take_event() {
+            self.blkback.disk_changed(disk, sectors, present);
+        }
+        if turn == Turn::Idle {
+            self.sleep();
+        }
+    }
+
+    fn poll_tasks(&mut self, now: Instant) {
+        let answered = self.hyp.poll(now);
+        if answered || self.tasks.is_dirty() || self.wake_at.is_some_and(|at| now >= at) {
+            self.tasks.poll();
+            self.wake_at = self.hyp.take_wake_at();
+        }
+    }
+
+    /// Sleeps, unless something arrives while everybody is asked for an event.
+    fn sleep(&mut self) {
+        // Frontends first: asking them costs no exit to Xen.
+        if self.blkback.arm() == Turn::Busy || self.tasks.is_dirty() || self.controllers.arm() {
+            return;
+        }
+        let deadlines = [self.wake_at, Some(self.controllers.next_poll())];
+        self.hyp.wait(deadlines.into_iter().flatten().min());
+    }
+}
+
+async fn watch_control<H: Platform>(hyp: H, request: Rc<Cell<Option<Request>>>, wake: Signal) {
+    request.set(Some(control::requested(&hyp, &hyp).await));
+    wake.raise();
+}
