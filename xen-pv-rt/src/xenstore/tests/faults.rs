@@ -1,11 +1,14 @@
 //! A xenstored that breaks the protocol, or the connection.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::future::Future;
+use core::task::{Context, Poll, Waker};
 
 use crate::hyp::{Transaction, Xenstore, XsError};
 
 use super::daemon::{
-    CONNECTION, ERROR, FEATURES, READ, REQ_CONS, REQ_PROD, RESET, RSP_PROD, SERVER_ERROR, WATCH, bare_header,
+    CONNECTION, ERROR, FEATURES, READ, REQ_CONS, REQ_PROD, RESET, RSP_PROD, SERVER_ERROR, UNWATCH, WATCH, bare_header,
 };
 use super::watching::drain;
 use super::{Bench, Outcome};
@@ -130,6 +133,85 @@ fn the_search_may_find_the_reply_in_two_turns() {
     bench.settle();
     assert_eq!(drain(&handle), ["backend"]);
     assert_works(&mut bench);
+}
+
+#[test]
+fn the_search_is_for_one_reply_and_nothing_else_is_asked_meanwhile() {
+    let mut bench = Bench::new();
+    bench.daemon.send_raw(&[0xff; 16]);
+    bench.daemon.run();
+    let _ = bench.turn();
+    let asked = bench.daemon.seen.len();
+    bench.daemon.held = Some(Vec::new());
+    let waiting = read(&bench);
+    bench.daemon.run();
+    assert_eq!(bench.daemon.seen.len(), asked + 1, "the probe");
+    // A reply to somebody else, whose length would swallow the right one.
+    let probe = bench.daemon.seen.last().unwrap().id;
+    bench.daemon.send_raw(&bare_header(READ, probe + 7, 4000));
+    bench.daemon.send_raw(&bare_header(WATCH, probe, 4000));
+    let held = bench.daemon.held.take().unwrap();
+    bench.daemon.release(&held[0]);
+    bench.settle();
+    assert_eq!(waiting.get(), Err(XsError::NoEntry));
+    assert_works(&mut bench);
+}
+
+#[test]
+fn a_reply_to_a_request_that_was_not_sent_yet_is_no_answer() {
+    let mut bench = Bench::new();
+    bench.daemon.write("data/a", b"true");
+    bench.daemon.held = Some(Vec::new());
+    let outcomes: Vec<_> = (0..21).map(|_| read(&bench)).collect();
+    bench.daemon.run();
+    let in_line = bench.daemon.seen.last().unwrap().id + 1;
+    bench.daemon.send(READ, in_line, b"false");
+    bench.daemon.run();
+    let _ = bench.turn();
+    assert!(outcomes.iter().all(Outcome::is_pending));
+    let held = bench.daemon.held.take().unwrap();
+    held.iter().for_each(|reply| bench.daemon.release(reply));
+    bench.settle();
+    assert!(outcomes.iter().all(|outcome| outcome.get() == Ok(b"true".to_vec())));
+}
+
+#[test]
+fn a_transaction_begun_just_before_the_reset_is_not_handed_out() {
+    let mut bench = Bench::with_reconnection();
+    let outcome = bench.spawn(|xs| async move { xs.begin().await });
+    bench.daemon.step(u32::MAX, 0);
+    bench.daemon.send_raw(&[0xff; 16]);
+    bench.settle();
+    assert_eq!(outcome.get(), Err(XsError::Reset));
+}
+
+#[test]
+fn an_answer_that_was_not_fetched_survives_the_numbers_starting_again() {
+    let mut bench = Bench::with_reconnection();
+    let mut cx = Context::from_waker(Waker::noop());
+    let xs = bench.xs.clone();
+    let mut slow = Box::pin(async move { xs.read(NONE, "data/a").await });
+    assert!(slow.as_mut().poll(&mut cx).is_pending());
+    bench.daemon.send_raw(&[0xff; 16]);
+    bench.settle();
+    bench.daemon.write("data/a", b"new");
+    let fast = read(&bench);
+    assert_eq!(slow.as_mut().poll(&mut cx), Poll::Ready(Err(XsError::Reset)));
+    bench.settle();
+    assert_eq!(fast.get(), Ok(b"new".to_vec()));
+}
+
+#[test]
+fn a_watch_asked_for_during_a_reset_is_registered_once() {
+    let mut bench = Bench::with_reconnection();
+    bench.daemon.send_raw(&[0xff; 16]);
+    bench.daemon.run();
+    let _ = bench.turn();
+    let outcome = bench.spawn(|xs| async move { xs.watch("backend").await });
+    bench.settle();
+    let handle = outcome.get().ok().unwrap();
+    assert_eq!(bench.daemon.watches.len(), 1);
+    assert_eq!(drain(&handle), ["backend"]);
 }
 
 #[test]
@@ -275,6 +357,7 @@ fn a_watch_dropped_during_a_reset_is_not_registered_again() {
     drop(handle);
     bench.settle();
     assert!(bench.daemon.watches.is_empty());
+    assert!(bench.daemon.seen.iter().all(|seen| seen.kind != UNWATCH), "there was nothing to remove");
     bench.assert_idle();
 }
 

@@ -139,6 +139,26 @@ fn transactions_commit_conflict_and_abort() {
 }
 
 #[test]
+fn the_end_of_a_transaction_is_sent_even_if_nobody_waits_for_it() {
+    let mut bench = Bench::new();
+    let t = bench.run(|xs| async move { xs.begin().await.unwrap() });
+    bench.daemon.held = Some(Vec::new());
+    let reads: Vec<_> = (0..20).map(|_| bench.spawn(|xs| async move { xs.read(NONE, "data/a").await })).collect();
+    let xs = bench.xs.clone();
+    let mut commit = alloc::boxed::Box::pin(async move { xs.commit(t).await });
+    let mut cx = core::task::Context::from_waker(core::task::Waker::noop());
+    assert!(commit.as_mut().poll(&mut cx).is_pending());
+    drop(commit);
+    bench.daemon.run();
+    let held = bench.daemon.held.take().unwrap();
+    held.iter().for_each(|reply| bench.daemon.release(reply));
+    bench.settle();
+    assert!(reads.iter().all(|read| read.get() == Err(XsError::NoEntry)));
+    assert!(bench.daemon.transactions.is_empty());
+    bench.assert_idle();
+}
+
+#[test]
 fn what_xenstored_would_cut_us_off_for_is_never_sent() {
     let mut bench = Bench::new();
     bench.run(|xs| async move {

@@ -43,11 +43,11 @@ fn watches_and_transactions_of_the_dead_are_freed() {
 
 #[test]
 fn a_crash_at_any_byte_leaves_both_streams_in_step() {
-    for cut in 0..400 {
+    for cut in 0..700 {
         let mut bench = Bench::new();
         bench.daemon.write("data/a", b"new");
         let before: Vec<_> = (0..30)
-            .map(|n| bench.spawn(move |xs| async move { xs.write(NONE, &format!("data/{n}"), &"v".repeat(n)).await }))
+            .map(|n| bench.spawn(move |xs| async move { xs.write(NONE, &format!("data/{n}"), &"v".repeat(n * 7)).await }))
             .collect();
         bench.daemon.step(cut, cut / 2);
         let _ = bench.turn();

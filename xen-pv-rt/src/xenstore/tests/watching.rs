@@ -80,7 +80,7 @@ fn a_queue_that_overflows_says_look_at_all_of_it_once() {
     (0..QUEUE_MAX).for_each(|n| bench.daemon.write(&format!("backend/{n}"), b""));
     bench.settle();
     assert_eq!(drain(&handle).len(), QUEUE_MAX);
-    (0..QUEUE_MAX + 100).for_each(|n| bench.daemon.write(&format!("backend/{n}"), b""));
+    (0..QUEUE_MAX + 101).for_each(|n| bench.daemon.write(&format!("backend/{n}"), b""));
     bench.settle();
     assert_eq!(drain(&handle), ["backend"]);
     bench.daemon.write("backend/0", b"");
