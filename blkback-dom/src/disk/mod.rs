@@ -18,8 +18,11 @@
 mod command;
 mod describe;
 mod error;
+mod journal;
+mod lists;
 pub mod nvme;
 mod probe;
+mod requests;
 mod words;
 
 pub use command::{Command, Op, SECTOR_BYTES, Span, Tag};

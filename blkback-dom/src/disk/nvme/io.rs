@@ -3,13 +3,14 @@
 use xen_pv_rt::hyp::{Clock, Maddr, Mmio};
 
 use super::command::{self, Transfer};
-use super::journal::Extent;
 use super::layout::{Cutter, Limits, Piece};
-use super::lists::{LIST_WORDS, ListId};
 use super::queue::{Cqe, Sqe};
-use super::slots::{Request, Slots};
+use super::slots::Slots;
 use super::status::Status;
 use super::{Done, Namespace, Nvme, recover};
+use crate::disk::journal::Extent;
+use crate::disk::lists::{LIST_WORDS, ListId};
+use crate::disk::requests::Request;
 use crate::disk::words::low32;
 use crate::disk::{Command, DiskError, DiskId, Failure, Health, Op, SubmitError};
 

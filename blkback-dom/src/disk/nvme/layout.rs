@@ -9,8 +9,8 @@
 
 use xen_pv_rt::hyp::Maddr;
 
-use super::lists::LIST_WORDS;
 use crate::disk::Span;
+use crate::disk::lists::LIST_WORDS;
 
 const PAGE: u32 = 4096;
 /// Most bytes of a command with a list of PRP entries, whatever the offset of its first page.

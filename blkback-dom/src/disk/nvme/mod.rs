@@ -15,9 +15,7 @@ mod admin;
 mod command;
 mod identify;
 mod io;
-mod journal;
 mod layout;
-mod lists;
 mod queue;
 mod recover;
 mod regs;
@@ -32,11 +30,12 @@ use xen_pv_rt::hyp::{Clock, Dma, Instant, Mmio, sleep};
 
 use self::admin::Admin;
 use self::identify::ControllerData;
-use self::journal::Journal;
-use self::lists::Lists;
 use self::queue::QueuePair;
 use self::regs::{Registers, csts};
-use self::slots::{MAX_SLOTS, Requests, Slots};
+use self::slots::{MAX_SLOTS, Slots};
+use super::journal::Journal;
+use super::lists::Lists;
+use super::requests::Requests;
 use super::{Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, Failure, Health, SubmitError, Tag};
 
 /// Bytes of the register window that hold the registers and the doorbells of a few queues.

@@ -1,6 +1,7 @@
 //! Commands in flight: what the driver knows of them, and what it believes of completions.
 //!
-//! A caller's command ([`Request`]) is one or more device commands, each in a [`Slot`] of a queue. A command id
+//! A caller's command ([`Request`](crate::disk::requests::Request)) is one or more device commands, each in a
+//! [`Slot`] of a queue. A command id
 //! is the slot's number and a generation, so that a completion for a command that was answered before is told
 //! from one for the slot's present command.
 
@@ -8,11 +9,9 @@ use alloc::vec::Vec;
 
 use xen_pv_rt::hyp::Instant;
 
-use super::journal::Extent;
-use super::lists::ListId;
 use super::queue::Sqe;
+use crate::disk::lists::ListId;
 use crate::disk::words::{join16, low16};
-use crate::disk::{DiskError, Tag};
 
 /// Bits of a command id that number the slot.
 const SLOT_BITS: u32 = 7;
@@ -20,60 +19,6 @@ const SLOT_BITS: u32 = 7;
 pub(super) const MAX_SLOTS: u16 = 1 << SLOT_BITS;
 /// The generation is what is left of 16 bits.
 const GENERATION_MASK: u16 = 0x1ff;
-
-/// A command as its caller sees it.
-pub(super) struct Request {
-    pub(super) tag: Tag,
-    /// What it changes; `None` if nothing.
-    pub(super) change: Option<Extent>,
-    /// Place in the order of submission.
-    pub(super) sequence: u64,
-    /// Device commands that have not completed.
-    pub(super) remaining: u16,
-    /// The first error of them.
-    pub(super) error: Option<DiskError>,
-}
-
-/// Requests by number.
-#[derive(Default)]
-pub(super) struct Requests {
-    entries: Vec<Option<Request>>,
-    free: Vec<u16>,
-}
-
-impl Requests {
-    pub(super) fn new(count: u16) -> Self {
-        Self { entries: (0..count).map(|_| None).collect(), free: (0..count).rev().collect() }
-    }
-    pub(super) fn in_use(&self) -> usize {
-        self.entries.len().saturating_sub(self.free.len())
-    }
-    pub(super) fn has_room(&self) -> bool {
-        !self.free.is_empty()
-    }
-    pub(super) fn insert(&mut self, request: Request) -> Option<u16> {
-        let index = self.free.pop()?;
-        *self.entries.get_mut(usize::from(index))? = Some(request);
-        Some(index)
-    }
-    pub(super) fn get(&self, index: u16) -> Option<&Request> {
-        self.entries.get(usize::from(index))?.as_ref()
-    }
-    /// Notes that one of its device commands completed. Returns the request if that was the last.
-    pub(super) fn complete_one(&mut self, index: u16, result: Result<(), DiskError>) -> Option<Request> {
-        let entry = self.entries.get_mut(usize::from(index))?;
-        let request = entry.as_mut()?;
-        request.remaining = request.remaining.saturating_sub(1);
-        if let Err(error) = result {
-            request.error.get_or_insert(error);
-        }
-        if request.remaining > 0 {
-            return None;
-        }
-        self.free.push(index);
-        entry.take()
-    }
-}
 
 /// Where a device command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,40 +6,40 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use xen_pv_rt::hyp::{Dma, DmaRing, Maddr, PAGE_SIZE};
 
-use crate::disk::Failure;
+use super::Failure;
 
 /// 64-bit words of a list: 128 page entries, or 64 segments or ranges.
-pub(super) const LIST_WORDS: usize = 128;
+pub(crate) const LIST_WORDS: usize = 128;
 /// Bytes of a list. A list never crosses a page.
 const LIST_BYTES: usize = 1024;
 const PER_PAGE: usize = PAGE_SIZE / LIST_BYTES;
 
 /// A list in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ListId(u16);
+pub(crate) struct ListId(u16);
 
 /// A fixed number of lists.
-pub(super) struct Lists {
+pub(crate) struct Lists {
     pages: Rc<Vec<DmaRing>>,
     free: Vec<ListId>,
 }
 
 impl Lists {
-    pub(super) fn new(dma: &impl Dma, pages: u16) -> Result<Self, Failure> {
+    pub(crate) fn new(dma: &impl Dma, pages: u16) -> Result<Self, Failure> {
         let made: Result<Vec<_>, _> = (0..pages).map(|_| dma.dma_ring(1)).collect();
         let count = usize::from(pages).saturating_mul(PER_PAGE);
         let free = (0..u16::try_from(count).unwrap_or(u16::MAX)).map(ListId).collect();
         Ok(Self { pages: Rc::new(made.map_err(|_| Failure::NoMemory)?), free })
     }
 
-    pub(super) fn free(&self) -> usize {
+    pub(crate) fn free(&self) -> usize {
         self.free.len()
     }
-    pub(super) fn take(&mut self) -> Option<ListId> {
+    pub(crate) fn take(&mut self) -> Option<ListId> {
         self.free.pop()
     }
     /// `list` was taken, and the controller is done with it.
-    pub(super) fn give_back(&mut self, list: ListId) {
+    pub(crate) fn give_back(&mut self, list: ListId) {
         self.free.push(list);
     }
 
@@ -49,7 +49,7 @@ impl Lists {
     }
 
     /// Where the controller finds it.
-    pub(super) fn maddr(&self, list: ListId) -> Maddr {
+    pub(crate) fn maddr(&self, list: ListId) -> Maddr {
         self.place(list).map_or(Maddr::from_raw(0), |(page, index)| {
             let offset = u64::try_from(index.saturating_mul(LIST_BYTES)).unwrap_or(0);
             page.maddr().wrapping_add(offset)
@@ -63,14 +63,14 @@ impl Lists {
     }
 
     /// Writes its first words; those beyond its end are lost.
-    pub(super) fn fill(&self, list: ListId, values: impl Iterator<Item = u64>) {
+    pub(crate) fn fill(&self, list: ListId, values: impl Iterator<Item = u64>) {
         for (word, value) in self.words(list).iter().zip(values) {
             word.store(value, Ordering::Relaxed);
         }
     }
 
     /// Keeps the memory allocated for ever: the controller may still use it.
-    pub(super) fn leak(&self) {
+    pub(crate) fn leak(&self) {
         core::mem::forget(self.pages.clone());
     }
 }

@@ -12,12 +12,12 @@ const ENTRIES: usize = 1024;
 
 /// Sectors of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) disk: u16,
+pub(crate) struct Extent {
+    pub(crate) disk: u16,
     /// First 512-byte sector.
-    pub(super) first: u64,
+    pub(crate) first: u64,
     /// How many.
-    pub(super) count: u64,
+    pub(crate) count: u64,
 }
 
 impl Extent {
@@ -28,7 +28,7 @@ impl Extent {
     }
 }
 
-pub(super) struct Journal {
+pub(crate) struct Journal {
     entries: Vec<(u64, Extent)>,
     /// Where the next entry goes once `entries` is full.
     next: usize,
@@ -37,12 +37,12 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { entries: Vec::with_capacity(ENTRIES), next: 0, forgotten: None }
     }
 
     /// Notes that the change submitted as number `sequence` was answered.
-    pub(super) fn answered(&mut self, sequence: u64, extent: Extent) {
+    pub(crate) fn answered(&mut self, sequence: u64, extent: Extent) {
         if self.entries.len() < ENTRIES {
             self.entries.push((sequence, extent));
             return;
@@ -56,7 +56,7 @@ impl Journal {
 
     /// Whether the change submitted as number `sequence` can be repeated: no later one to the same sectors was
     /// answered, for all that is known.
-    pub(super) fn allows(&self, sequence: u64, extent: &Extent) -> bool {
+    pub(crate) fn allows(&self, sequence: u64, extent: &Extent) -> bool {
         self.forgotten.is_none_or(|forgotten| forgotten < sequence)
             && !self.entries.iter().any(|(later, other)| *later > sequence && other.overlaps(extent))
     }
