@@ -79,6 +79,7 @@ impl Bed {
             images: images(&config.xen),
             logs: config.logs.clone(),
             nics: vec![nic.clone()],
+            disks: Vec::new(),
             files: files(config),
             cpus: config.cpus,
             memory_mib: 3072,
@@ -146,7 +147,7 @@ impl Bed {
     /// # Errors
     /// It could not be created, or got no address.
     pub fn guest(&mut self, number: u8) -> Result<Guest> {
-        self.guest_with(&GuestConfig { memory_mib: 192, ..GuestConfig::numbered(number, NETDOM) })
+        self.guest_with(&GuestConfig { memory_mib: 256, ..GuestConfig::numbered(number, NETDOM) })
     }
 
     /// As [`Self::guest`], with a configuration of the scenario's own.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bed::{Bed, BedConfig, Driver, FIRST_SLOT, images};
+use crate::disk::Disk;
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
@@ -88,6 +89,9 @@ struct Boot {
     /// NICs of the machine; the first is 00:03.0, the next 00:04.0, and so on.
     #[arg(long)]
     nic: Vec<NicModel>,
+    /// Disks of the machine, MODEL=FILE with a raw image; the first is 00:10.0, the next 00:11.0, and so on.
+    #[arg(long, value_name = "MODEL=FILE")]
+    disk: Vec<Disk>,
     /// Puts a file into Dom0: HERE=/THERE.
     #[arg(long, value_name = "HERE=/THERE")]
     file: Vec<String>,
@@ -175,6 +179,7 @@ fn execute_boot(boot: &Boot) -> Result<bool> {
         images: images(&boot.common.xen),
         logs: boot.log_dir.clone(),
         nics,
+        disks: boot.disk.clone(),
         files,
         cpus: boot.common.cpus,
         memory_mib: 3072,

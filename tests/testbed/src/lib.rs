@@ -9,6 +9,7 @@ pub mod bed;
 pub mod command_line;
 pub mod cpio;
 pub mod demo;
+pub mod disk;
 pub mod dom0;
 pub mod evidence;
 pub mod failure;

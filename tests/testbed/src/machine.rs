@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cpio::Archive;
+use crate::disk::Disk;
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::nic::Nic;
@@ -46,6 +47,8 @@ pub struct MachineConfig {
     pub logs: PathBuf,
     /// The machine's NICs.
     pub nics: Vec<Nic>,
+    /// The machine's disks: the first is 00:10.0, the next 00:11.0, and so on.
+    pub disks: Vec<Disk>,
     /// Files to put into Dom0 besides the guest's kernel and initramfs.
     pub files: Vec<Dom0File>,
     /// Virtual CPUs of the machine.
@@ -205,6 +208,9 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
     for nic in &config.nics {
         command.args(nic.qemu_arguments());
     }
+    for (disk, index) in config.disks.iter().zip(0..) {
+        command.args(disk.qemu_arguments(index));
+    }
     let log = File::create(config.logs.join("qemu.log"))?;
     writeln!(&log, "{command:?}")?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -223,6 +229,7 @@ fn connect(qemu: &mut Child, config: &MachineConfig, started: Instant) -> Result
         }
         if dom0.is_none() {
             dom0 = Dom0::connect(&socket).ok();
+            dom0.as_ref().map_or(Ok(()), |dom0| dom0.trace_to(&config.logs.join("commands.log")))?;
         }
         if let Some(dom0) = dom0.take_if(|dom0| dom0.is_ready()) {
             return Ok(dom0);
