@@ -11,8 +11,8 @@ use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
 use crate::scenario::{self, Tally};
-use crate::{demo, evidence, terminal};
 use crate::wire::{Wire, WireConfig};
+use crate::{demo, evidence, terminal};
 
 /// Boots real Xen in QEMU and runs the system tests.
 #[derive(Debug, Parser)]

@@ -50,7 +50,10 @@ impl Disk {
         let devices = match self.model {
             DiskModel::Nvme => vec![format!("nvme,drive={id},serial=BULKHEAD{index},addr={slot:x}")],
             DiskModel::Ahci => {
-                vec![format!("ich9-ahci,id=ahci{index},addr={slot:x}"), format!("ide-hd,drive={id},bus=ahci{index}.0,rotation_rate=1")]
+                vec![
+                    format!("ich9-ahci,id=ahci{index},addr={slot:x}"),
+                    format!("ide-hd,drive={id},bus=ahci{index}.0,rotation_rate=1"),
+                ]
             }
             DiskModel::Virtio => {
                 vec![format!("virtio-blk-pci,drive={id},disable-legacy=on,iommu_platform=on,addr={slot:x}")]

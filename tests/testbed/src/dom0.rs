@@ -5,6 +5,7 @@
 //! guest does not hold up another. Nothing here parses a console.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -55,6 +56,8 @@ struct Shared {
     waiting: Mutex<HashMap<u64, Pending>>,
     next_id: AtomicU64,
     ready: AtomicBool,
+    trace: Mutex<Option<File>>,
+    epoch: Instant,
 }
 
 #[derive(Debug)]
@@ -86,6 +89,8 @@ impl Dom0 {
             waiting: Mutex::new(HashMap::new()),
             next_id: AtomicU64::new(1),
             ready: AtomicBool::new(false),
+            trace: Mutex::new(None),
+            epoch: Instant::now(),
         });
         let reader = Arc::clone(&shared);
         thread::spawn(move || {
@@ -104,17 +109,41 @@ impl Dom0 {
         self.shared.ready.load(Ordering::Acquire)
     }
 
+    /// Writes every command, with its time, duration and status, into a file from now on.
+    ///
+    /// # Errors
+    /// The file cannot be created.
+    pub fn trace_to(&self, path: &Path) -> Result<()> {
+        *lock(&self.shared.trace) = Some(File::create(path).doing(path.display())?);
+        Ok(())
+    }
+
     /// Runs a shell script and waits for its end; the agent ends it after `limit`.
     ///
     /// # Errors
     /// The machine is gone or Dom0 does not answer. A script that fails is an [`Outcome`], not an error.
     pub fn run(&self, script: &str, limit: Duration) -> Result<Outcome> {
+        self.run_as("dom0", script, script, limit)
+    }
+
+    /// As [`Self::run`], for a script that acts for `who` by running `shown`.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_as(&self, who: &str, shown: &str, script: &str, limit: Duration) -> Result<Outcome> {
+        let started = Instant::now();
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         let (sender, news) = mpsc::channel();
         lock(&self.shared.waiting).insert(id, Pending { output: Vec::new(), pieces: 0, news: sender });
         let answer = self.ask(id, script, limit, &news);
         lock(&self.shared.waiting).remove(&id);
-        answer.doing(format!("asking Dom0 to run `{script}`"))
+        if let Some(file) = lock(&self.shared.trace).as_mut() {
+            let (at, taken) =
+                (started.duration_since(self.shared.epoch).as_secs_f32(), started.elapsed().as_secs_f32());
+            let result = answer.as_ref().map_or_else(ToString::to_string, |outcome| outcome.status.to_string());
+            let _ = writeln!(file, "{at:8.2} +{taken:.2} s {who}# {} -> {result}", shown.replace('\n', "; "));
+        }
+        answer.doing(format!("asking {who} to run `{shown}`"))
     }
 
     fn ask(&self, id: u64, script: &str, limit: Duration, news: &Receiver<News>) -> Result<Outcome> {

@@ -86,8 +86,7 @@ impl Guest {
         );
         let output = dom0.check(&script, XL_LIMIT).doing(format!("creating {name}"))?;
         let boots = output.lines().find_map(|line| line.strip_prefix("@created ")?.parse().ok()).unwrap_or(1);
-        let mut guest =
-            Self { name: name.clone(), domid: 0, dom0: dom0.clone(), console: String::new(), boots };
+        let mut guest = Self { name: name.clone(), domid: 0, dom0: dom0.clone(), console: String::new(), boots };
         guest.find()?;
         Ok(guest)
     }
@@ -109,8 +108,8 @@ impl Guest {
     /// Dom0 does not answer. A script that fails, or a guest that does not answer (status 255), is an [`Outcome`].
     pub fn run(&self, script: &str, limit: Duration) -> Result<Outcome> {
         let (console, log, seconds) = (&self.console, console_log(&self.name), limit.as_secs().max(1));
-        let script = format!("guest-exec {console} {log} {seconds} {}", BASE64.encode(script));
-        self.dom0.run(&script, limit.saturating_add(Duration::from_secs(15)))
+        let request = format!("guest-exec {console} {log} {seconds} {}", BASE64.encode(script));
+        self.dom0.run_as(&self.name, script, &request, limit.saturating_add(Duration::from_secs(15)))
     }
 
     /// Runs a script that must succeed and returns its output.
@@ -169,10 +168,8 @@ impl Guest {
 
     /// Looks up the domain id and the console of the current incarnation.
     fn find(&mut self) -> Result<()> {
-        let script = format!(
-            "domid=$(xl domid {}) && echo $domid && xenstore-read /local/domain/$domid/console/tty",
-            self.name
-        );
+        let script =
+            format!("domid=$(xl domid {}) && echo $domid && xenstore-read /local/domain/$domid/console/tty", self.name);
         let output = self.dom0.check(&script, XL_LIMIT)?;
         let mut lines = output.lines();
         let domid = lines.next().and_then(|line| line.trim().parse().ok());

@@ -87,7 +87,8 @@ impl Resources {
         for path in before.nodes.difference(&self.nodes) {
             let _ = writeln!(text, "lost node {path}");
         }
-        for (what, now, then) in [("grants used", &self.grants, &before.grants), ("ports", &self.ports, &before.ports)] {
+        for (what, now, then) in [("grants used", &self.grants, &before.grants), ("ports", &self.ports, &before.ports)]
+        {
             for domain in now.keys().chain(then.keys()).collect::<BTreeSet<_>>() {
                 let (now, then) = (now.get(domain).unwrap_or(&0), then.get(domain).unwrap_or(&0));
                 if now != then {
@@ -140,7 +141,8 @@ mod tests {
             .replace("(XEN) Event", "(XEN) [0x009]      2 0x1 0x00000001          2 0x1 0x19\n(XEN) Event")
             + "(XEN)        2 [0/0/  -   ]: s=6 n=0 x=0\n";
         let changes = Resources::parse(&leaky).changes_since(&before);
-        for what in ["new node /local/left", "grants used of domain 2: 1 before, 2 now", "ports of domain 2", "watches"] {
+        for what in ["new node /local/left", "grants used of domain 2: 1 before, 2 now", "ports of domain 2", "watches"]
+        {
             assert!(changes.contains(what), "{what} not in:\n{changes}");
         }
     }

@@ -4,6 +4,17 @@
 //! person or the Makefile calls.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        reason = "a test fails by panicking"
+    )
+)]
 
 pub mod bed;
 pub mod command_line;

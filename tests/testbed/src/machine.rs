@@ -127,7 +127,10 @@ impl Machine {
             let content = self.dom0.run(&script, limit)?.output;
             fs::write(self.logs.join(name), content)?;
         }
-        fs::write(self.logs.join("dom0-dmesg.log"), self.dom0.run("dmesg; cat /proc/tty/driver/serial", limit)?.output)?;
+        fs::write(
+            self.logs.join("dom0-dmesg.log"),
+            self.dom0.run("dmesg; cat /proc/tty/driver/serial", limit)?.output,
+        )?;
         fs::write(self.logs.join("xenstore.log"), self.dom0.run("xenstore-ls -fp", limit)?.output)?;
         Ok(())
     }
@@ -197,7 +200,10 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
         .args(["-device", "intel-iommu,intremap=on", "-cpu", "max,-xsave,-avx,-avx2"])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])
         .args(["-m", &config.memory_mib.to_string(), "-smp", &config.cpus.to_string()])
-        .args(["-chardev", &format!("socket,id=com1,path={logs}/com1.sock,server=on,wait=off,logfile={logs}/console.log")])
+        .args([
+            "-chardev",
+            &format!("socket,id=com1,path={logs}/com1.sock,server=on,wait=off,logfile={logs}/console.log"),
+        ])
         .args(["-serial", "chardev:com1"])
         .args(["-chardev", &format!("socket,id=com2,path={logs}/com2.sock,server=on,wait=off")])
         .args(["-serial", "chardev:com2"])

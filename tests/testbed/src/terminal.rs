@@ -48,5 +48,10 @@ pub fn join(console: &Path) -> Result<()> {
 
 /// Sets the terminal's mode; false if there is no terminal.
 fn stty(arguments: &[&str]) -> bool {
-    Command::new("stty").args(arguments).stdin(Stdio::inherit()).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+    Command::new("stty")
+        .args(arguments)
+        .stdin(Stdio::inherit())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|s| s.success())
 }

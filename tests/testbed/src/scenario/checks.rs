@@ -31,7 +31,9 @@ pub fn wire_address(bed: &Bed) -> String {
 /// # Errors
 /// Names how many frames were wrong in which way.
 pub fn no_bad_frames(seen: &Snapshot) -> Result<()> {
-    ensure(seen.faults() == 0, || format!("{} of {} frames on the wire are wrong: {seen:?}", seen.faults(), seen.frames_in))
+    ensure(seen.faults() == 0, || {
+        format!("{} of {} frames on the wire are wrong: {seen:?}", seen.faults(), seen.frames_in)
+    })
 }
 
 /// Takes stock of what the domains hold.

@@ -12,7 +12,8 @@ use crate::wire::pattern;
 const FETCH_LIMIT: Duration = Duration::from_secs(240);
 
 /// Modules whose presence would mean that Dom0 drives hardware itself.
-const HARDWARE_MODULES: &str = "e1000|e1000e|igb|igc|ixgbe|virtio_net|8139|r8169|tg3|bnx|ahci|libata|nvme|virtio_blk|sd_mod|mptsas";
+const HARDWARE_MODULES: &str =
+    "e1000|e1000e|igb|igc|ixgbe|virtio_net|8139|r8169|tg3|bnx|ahci|libata|nvme|virtio_blk|sd_mod|mptsas";
 
 pub(super) fn dom0_has_no_hardware_driver(bed: &mut Bed) -> Result<()> {
     let limit = Duration::from_secs(10);
@@ -75,7 +76,10 @@ pub(super) fn a_64_mib_file_arrives_whole_from_wire_and_guest(bed: &mut Bed) -> 
     ensure(sum.starts_with(&hash), || format!("from the wire: want {hash}, got {sum}"))?;
     let address = g1.address("eth0", ADDRESS_LIMIT)?;
     g1.check("httpd -h /run/www", Duration::from_secs(10))?;
-    let sum = g2.check(&format!("wget -q -O - http://{address}/file | sha256sum"), FETCH_LIMIT)?;
+    let sum = g2.check(
+        &format!("wget -q -O /run/copy http://{address}/file && sha256sum /run/copy && rm /run/copy"),
+        FETCH_LIMIT,
+    )?;
     ensure(sum.starts_with(&hash), || format!("from {}: want {hash}, got {sum}", g1.name))?;
     g1.check("rm -r /run/www; killall httpd", Duration::from_secs(10))?;
     no_bad_frames(&bed.wire.counters().since(&before))

@@ -25,7 +25,9 @@ fn round(bed: &mut Bed, number: u8) -> Result<()> {
     xl_quietly(bed, &format!("network-attach {name} mac={} backend={NETDOM}", mac(number, 1)))?;
     guest.bring_up("eth1", ADDRESS_LIMIT).doing("the new vif")?;
     let wire = wire_address(bed);
-    let script = format!("ip addr flush dev eth0; ping -c 1 -W 3 {wire}; status=$?; udhcpc -i eth0 -n -q >/dev/null 2>&1; exit $status");
+    let script = format!(
+        "ip addr flush dev eth0; ping -c 1 -W 3 {wire}; status=$?; udhcpc -i eth0 -n -q >/dev/null 2>&1; exit $status"
+    );
     guest.check(&script, ADDRESS_LIMIT).doing("ping through the new vif")?;
     xl_quietly(bed, &format!("network-detach {name} 1"))?;
     let gone = "for i in $(seq 50); do [ -e /sys/class/net/eth1 ] || exit 0; sleep 0.2; done; exit 1";

@@ -56,7 +56,11 @@ fn watch_traffic(bed: &Bed) -> Result<()> {
         thread::sleep(SLICE);
         let seen = bed.wire.counters().since(&before);
         ensure(seen.tcp_sink_bytes > 0, || {
-            format!("no byte arrived in {} s, {} s after xenstored stopped", SLICE.as_secs(), started.elapsed().as_secs())
+            format!(
+                "no byte arrived in {} s, {} s after xenstored stopped",
+                SLICE.as_secs(),
+                started.elapsed().as_secs()
+            )
         })?;
     }
     Ok(())

@@ -23,11 +23,15 @@ pub(super) fn guest_destroyed_under_traffic_leaves_nothing(bed: &mut Bed) -> Res
     let before = stock(bed)?;
     for round in 0..2 {
         let victim = bed.guest_with(&GuestConfig::numbered(3, NETDOM))?;
-        let script = format!("nc {wire} 19 >/dev/null & nc {wire} 9 </dev/zero >/dev/null & ping -s 1400 -i 0.02 {wire} >/dev/null & sleep 3");
+        let script = format!(
+            "nc {wire} 19 >/dev/null & nc {wire} 9 </dev/zero >/dev/null & ping -s 1400 -i 0.02 {wire} >/dev/null & sleep 3"
+        );
         let flowing = bed.wire.counters();
         victim.check(&script, Duration::from_secs(20)).doing("starting traffic")?;
         let seen = bed.wire.counters().since(&flowing);
-        ensure(seen.tcp_sink_bytes > 0 && seen.tcp_source_bytes > 0, || format!("no traffic in round {round}: {seen:?}"))?;
+        ensure(seen.tcp_sink_bytes > 0 && seen.tcp_source_bytes > 0, || {
+            format!("no traffic in round {round}: {seen:?}")
+        })?;
         bed.destroy(victim)?;
         ping(&witness, &wire).doing("another guest after the destruction")?;
     }

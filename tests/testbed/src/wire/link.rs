@@ -105,11 +105,11 @@ impl Link {
         let waiting = self.incoming.get(self.start..self.end).unwrap_or_default();
         let Some(frame) = whole_frame(waiting) else { return };
         let counters = &self.outgoing.counters;
-        Counters::add(&counters.frames_in, 1);
-        Counters::add(&counters.bytes_in, frame.len());
         if let Err(fault) = inspect(frame, mtu) {
             counters.count_fault(fault);
         }
+        Counters::add(&counters.bytes_in, frame.len());
+        Counters::add(&counters.frames_in, 1);
         if let Some(capture) = &mut self.outgoing.capture {
             capture.record(self.outgoing.epoch.elapsed(), frame);
         }

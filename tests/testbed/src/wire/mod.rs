@@ -249,7 +249,8 @@ impl Host {
                     Counters::add(&self.shared.counters.dhcp_acks, 1);
                     lock(&self.shared.leases).push(lease);
                 }
-            } else if interface.poll_ingress_single(now, link, self.services.sockets()) == PollIngressSingleResult::None {
+            } else if interface.poll_ingress_single(now, link, self.services.sockets()) == PollIngressSingleResult::None
+            {
                 return;
             }
         }
