@@ -87,7 +87,10 @@ mod tests {
 
     #[test]
     fn a_32_bit_bar_is_decoded() {
-        assert_eq!(decode(0xfebc_0000, 0xfffe_0000), Ok(Some(Bar::Memory { base: 0xfebc_0000, len: 0x2_0000, wide: false })));
+        assert_eq!(
+            decode(0xfebc_0000, 0xfffe_0000),
+            Ok(Some(Bar::Memory { base: 0xfebc_0000, len: 0x2_0000, wide: false }))
+        );
     }
 
     #[test]

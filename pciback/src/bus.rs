@@ -129,7 +129,8 @@ async fn set_state<H: Platform>(hyp: &H, state: XenbusState) -> Result<(), XsErr
 async fn publish<H: Platform>(hyp: &H, ops: &OpPage<H>) -> Result<(), XsError> {
     let (gref, port) = (ops.gref().to_string(), ops.port().to_string());
     let write = async |key: &str, value: &str| hyp.write(Transaction::NONE, &format!("{FRONTEND}/{key}"), value).await;
-    let (a, b, c) = join3(write("pci-op-ref", &gref), write("event-channel", &port), write("magic", pciif::MAGIC)).await;
+    let (a, b, c) =
+        join3(write("pci-op-ref", &gref), write("event-channel", &port), write("magic", pciif::MAGIC)).await;
     a.and(b).and(c)?;
     set_state(hyp, XenbusState::Initialised).await
 }

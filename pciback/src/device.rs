@@ -308,10 +308,9 @@ impl<H: Platform> PciDevice<H> {
     pub fn enable_bus_master(&self) -> Result<(), PciError> {
         self.change_command(CommandRegister::empty(), CommandRegister::BUS_MASTER_ENABLE)?;
         let now = CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?);
-        for (bit, what) in [
-            (CommandRegister::MEMORY_ENABLE, "memory decoding"),
-            (CommandRegister::BUS_MASTER_ENABLE, "bus mastering"),
-        ] {
+        for (bit, what) in
+            [(CommandRegister::MEMORY_ENABLE, "memory decoding"), (CommandRegister::BUS_MASTER_ENABLE, "bus mastering")]
+        {
             if !now.contains(bit) {
                 return Err(self.error(PciCause::Command(what)));
             }

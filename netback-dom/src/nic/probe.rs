@@ -22,11 +22,8 @@ enum Family {
 }
 
 /// The cards there are drivers for: vendor id, device id, name.
-pub const SUPPORTED: &[(u16, u16, &str)] = &[
-    (0x8086, 0x100e, "Intel 82540EM"),
-    (0x8086, 0x100f, "Intel 82545EM"),
-    (0x1af4, 0x1041, "virtio-net"),
-];
+pub const SUPPORTED: &[(u16, u16, &str)] =
+    &[(0x8086, 0x100e, "Intel 82540EM"), (0x8086, 0x100f, "Intel 82545EM"), (0x1af4, 0x1041, "virtio-net")];
 
 const fn family(vendor: u16, device: u16) -> Option<Family> {
     match (vendor, device) {
@@ -89,8 +86,7 @@ impl<H: Platform> AttachedNic<H> {
     /// [`PciCause::Unsupported`] if there is no driver for it, or whatever failed.
     pub async fn attach(device: PciDevice<H>) -> Result<Self, ProbeError> {
         let (vendor, id) = (device.vendor_id(), device.device_id());
-        let family =
-            family(vendor, id).ok_or_else(|| device.error(PciCause::Unsupported { vendor, device: id }))?;
+        let family = family(vendor, id).ok_or_else(|| device.error(PciCause::Unsupported { vendor, device: id }))?;
         device.enable_memory()?;
         let mut quiet = reset(family, &device);
         if let Err(ProbeError::Nic(_, NicError::TimedOut(what))) = &quiet {

@@ -106,7 +106,6 @@ impl Offload {
     ///
     /// The caller has zeroed the IPv4 length and checksum and left the pseudo-header sum without the length in
     /// the TCP checksum field.
-    #[cfg_attr(not(test), expect(dead_code, reason = "segmentation is not offered yet"))]
     pub(super) fn segmentation(gso: Gso, ip: u8, tcp: u8, headers: u8, len: u32) -> Self {
         const TCP: u64 = 1 << 24;
         const IPV4: u64 = 1 << 25;
@@ -117,6 +116,11 @@ impl Offload {
         let high = payload | command | u64::from(headers) << 40 | u64::from(gso.size) << 48;
         let bits = TSE | TXSM | if gso.ipv6 { 0 } else { IXSM };
         Self { context: Some(Context { low: if gso.ipv6 { tucs } else { ipcs | tucs }, high }), bits }
+    }
+
+    /// Whether the frame is cut up, which takes a context of its own each time.
+    pub(super) const fn is_segmentation(self) -> bool {
+        self.bits & TSE != 0
     }
 
     /// The second word of a data descriptor for `len` bytes of such a frame.

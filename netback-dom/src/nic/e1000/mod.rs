@@ -8,11 +8,12 @@
 //! [`enable_interrupts`](Nic::enable_interrupts) only. Until the caller then signals end of interrupt, Xen
 //! keeps the line quiet, so a busy card does not interrupt at all and nothing needs to be masked.
 //!
-//! Not here: VLAN offload, jumbo frames, several queues. Segmentation is laid out ([`desc`]) but not offered.
+//! Not here: VLAN offload, jumbo frames, several queues.
 
 mod desc;
 mod regs;
 mod rx;
+mod segment;
 mod setup;
 mod tx;
 
@@ -78,7 +79,7 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
             enabled: 0,
             progress: now,
             checked: now,
-            look: true,
+            look: false,
             state: State::Stopped,
         };
         card.bring_up()?;
@@ -173,7 +174,7 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
         self.mac
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { tx_checksum: true, tso4: false, tso6: false, max_segments: MAX_SEGMENTS, max_frame: MAX_FRAME }
+        Capabilities { tx_checksum: true, tso4: true, tso6: true, max_segments: MAX_SEGMENTS, max_frame: MAX_FRAME }
     }
     fn link(&self) -> Link {
         self.link
@@ -186,17 +187,23 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
         if self.state != State::Running {
             return Err(frame);
         }
-        let offload = Offload::checksum(frame.checksum).filter(|_| frame.gso.is_none());
-        let (true, Some(offload)) = (frame.pad(MIN_FRAME), offload) else {
-            self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(1);
-            return Ok(());
+        if !self.tx.has_room(&frame) {
+            self.flush();
+            self.reclaim();
+            if !self.tx.has_room(&frame) {
+                return Err(frame);
+            }
+        }
+        // Not before there is room: this changes headers.
+        let offload = match frame.gso {
+            None => Offload::checksum(frame.checksum),
+            Some(gso) => segment::prepare(&mut frame, gso),
         };
-        match self.tx.push(frame, offload) {
-            Ok(()) => Ok(()),
-            Err(frame) => {
-                self.flush();
-                self.reclaim();
-                self.tx.push(frame, offload)
+        match offload.filter(|_| frame.pad(MIN_FRAME)) {
+            Some(offload) => self.tx.push(frame, offload),
+            None => {
+                self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(1);
+                Ok(())
             }
         }
     }

@@ -5,8 +5,8 @@ use core::time::Duration;
 use xen_pv_rt::hyp::{Clock, Mmio};
 
 use super::regs::{
-    GONE, GRANULARITY, MTA_ENTRIES, RAH_VALID, RXCSUM_OFFLOAD, Reg, Registers, TIPG_COPPER, ctrl, eerd, mdic, rctl, status,
-    tctl,
+    GONE, GRANULARITY, MTA_ENTRIES, RAH_VALID, RXCSUM_OFFLOAD, Reg, Registers, TIPG_COPPER, ctrl, eerd, mdic, rctl,
+    status, tctl,
 };
 use crate::nic::{Link, MacAddress, NicError};
 
@@ -128,7 +128,11 @@ pub(super) fn mac<R: Mmio, C: Clock>(regs: &Registers<R>, clock: &C) -> Result<M
     let [c, d] = eeprom_word(regs, clock, 1)?;
     let [e, f] = eeprom_word(regs, clock, 2)?;
     let stored = MacAddress([a, b, c, d, e, f]);
-    if stored.is_station() { Ok(stored) } else { Err(NicError::Unsupported("a station address: its EEPROM holds none")) }
+    if stored.is_station() {
+        Ok(stored)
+    } else {
+        Err(NicError::Unsupported("a station address: its EEPROM holds none"))
+    }
 }
 
 fn eeprom_word<R: Mmio, C: Clock>(regs: &Registers<R>, clock: &C, word: u32) -> Result<[u8; 2], NicError> {

@@ -15,6 +15,9 @@ use super::regs::{Reg, Registers};
 use crate::frame::Frame;
 use crate::nic::NicError;
 
+/// Bytes that the second descriptor gets where a frame is split to avoid an erratum.
+const SPLIT: u16 = 4;
+
 pub(super) struct TxRing {
     ring: Rc<DmaRing>,
     /// A frame stays here, at its last descriptor, until the card has sent it.
@@ -29,19 +32,22 @@ pub(super) struct TxRing {
     reports: heapless::Deque<u8, RING>,
     /// The context that the card has.
     context: Option<Context>,
+    /// The last frame was cut up.
+    after_segmentation: bool,
 }
 
 impl TxRing {
     pub(super) fn new(dma: &impl Dma) -> Result<Self, NicError> {
         let ring = Rc::new(dma.dma_ring(1).map_err(|_| NicError::NoMemory)?);
         let slots = (0..RING).map(|_| None).collect();
-        Ok(Self { ring, slots, next: 0, clean: 0, shown: 0, reports: heapless::Deque::new(), context: None })
+        let reports = heapless::Deque::new();
+        Ok(Self { ring, slots, next: 0, clean: 0, shown: 0, reports, context: None, after_segmentation: false })
     }
 
     /// Drops what is queued and programs the card, which has been reset. How many frames were dropped.
     pub(super) fn start<R: Mmio>(&mut self, regs: &Registers<R>) -> u64 {
         let lost = self.slots.iter_mut().filter_map(Option::take).count();
-        (self.next, self.clean, self.shown, self.context) = (0, 0, 0, None);
+        (self.next, self.clean, self.shown, self.context, self.after_segmentation) = (0, 0, 0, None, false);
         self.reports.clear();
         let [a, b, c, d, e, f, g, h] = self.ring.maddr().into_raw().to_le_bytes();
         regs.write(Reg::TDBAL, u32::from_le_bytes([a, b, c, d]));
@@ -53,7 +59,7 @@ impl TxRing {
     }
 
     /// Descriptors that may be written: one stays unused, so that full and empty differ.
-    pub(super) fn free(&self) -> usize {
+    fn free(&self) -> usize {
         usize::from(u8::MAX.wrapping_sub(self.used()))
     }
 
@@ -79,26 +85,40 @@ impl TxRing {
         index
     }
 
+    /// Whether a frame can be queued, whatever it needs besides its segments.
+    pub(super) fn has_room(&self, frame: &Frame) -> bool {
+        // A context, and a descriptor more for a frame that is split.
+        frame.segment_count().saturating_add(2) <= self.free()
+    }
+
     /// Queues a frame.
     ///
     /// # Errors
-    /// Gives it back if there are too few free descriptors.
+    /// Gives it back unless the ring [has room](Self::has_room).
     pub(super) fn push(&mut self, frame: Frame, offload: Offload) -> Result<(), Frame> {
-        let context = offload.context.filter(|context| self.context != Some(*context));
-        let needed = frame.segment_count().saturating_add(usize::from(context.is_some()));
-        if needed > self.free() {
+        if !self.has_room(&frame) {
             return Err(frame);
         }
+        let context = offload.context.filter(|context| offload.is_segmentation() || self.context != Some(*context));
+        // Erratum: after a frame that was cut up, the only descriptor of the next one is reported before its
+        // buffer was read. With a second descriptor it is not.
+        let split = self.after_segmentation && !offload.is_segmentation() && frame.segment_count() == 1;
         if let Some(context) = context {
             self.put(context.low, context.high);
             self.context = Some(context);
         }
+        self.after_segmentation = offload.is_segmentation();
         let count = frame.segment_count();
         let mut last = self.next;
         for (number, segment) in (1..).zip(frame.segments()) {
+            let (mut len, mut address) = (segment.len, segment.buf.maddr().wrapping_add(segment.offset.into()));
+            if split {
+                let front = len.saturating_sub(SPLIT);
+                self.put(address.into_raw(), offload.data(front));
+                (len, address) = (len.saturating_sub(front), address.wrapping_add(front.into()));
+            }
             let end = if number == count { EOP } else { 0 };
-            let address = segment.buf.maddr().wrapping_add(segment.offset.into()).into_raw();
-            last = self.put(address, offload.data(segment.len) | end);
+            last = self.put(address.into_raw(), offload.data(len) | end);
         }
         if let Some(slot) = self.slots.get_mut(usize::from(last)) {
             *slot = Some(frame);
