@@ -90,19 +90,14 @@ pub struct BackRing<P: Protocol, M: SharedMem> {
 }
 
 impl<P: Protocol, M: SharedMem> BackRing<P, M> {
-    /// Attaches to a fresh ring.
+    /// Attaches to a ring where its page says that it is: what was published as answered is, all else is still
+    /// to be taken. `BACK_RING_ATTACH`.
+    ///
+    /// A fresh ring says 0. One that a previous instance has served says how far that one got.
     ///
     /// # Errors
     /// [`RingFault::TooSmall`] if not one slot fits, or [`RingFault::ReqProd`] as [`Self::unconsumed`].
     pub fn attach(mem: M) -> Result<Self, RingFault> {
-        Self::attach_at(mem, 0)
-    }
-
-    /// Attaches to a ring that was served before: what was published is answered, all else is not.
-    ///
-    /// # Errors
-    /// As [`Self::attach`].
-    pub fn adopt(mem: M) -> Result<Self, RingFault> {
         let rsp_prod = mem.load(RSP_PROD, Ordering::Acquire);
         Self::attach_at(mem, rsp_prod)
     }

@@ -40,7 +40,7 @@ fn ring_at(index: u32) -> BackRing<Words, Page> {
     for word in [REQ_PROD, RSP_PROD] {
         page[word].store(index, Ordering::SeqCst);
     }
-    BackRing::adopt(page).unwrap()
+    BackRing::attach(page).unwrap()
 }
 
 /// Publishes `count` more requests.
@@ -162,7 +162,7 @@ fn a_successor_takes_every_unanswered_request_again() {
     let _lost = (take(&mut first), take(&mut first));
     first.respond(answered, &99);
     let _ = first.push_responses();
-    let mut second = BackRing::<Words, Page>::adopt(first.into_mem()).unwrap();
+    let mut second = BackRing::<Words, Page>::attach(first.into_mem()).unwrap();
     assert_eq!(second.unconsumed(), Ok(3));
     let again: Vec<u32> = std::iter::from_fn(|| second.take_request().unwrap().map(|(value, _)| value)).collect();
     // Slot 3 was the first request's, before the index wrapped.

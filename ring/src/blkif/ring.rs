@@ -22,7 +22,7 @@ macro_rules! either {
 }
 
 impl<M: SharedMem> Ring<M> {
-    /// Attaches to a fresh ring. [`BackRing::attach`].
+    /// [`BackRing::attach`].
     ///
     /// # Errors
     /// As there.

@@ -70,16 +70,14 @@ impl World {
         page[0].store(start, Ordering::SeqCst);
         page[2].store(start, Ordering::SeqCst);
         page[3].store(start.wrapping_add(1), Ordering::SeqCst);
-        let ring = BackRing::adopt(page).unwrap();
+        let ring = BackRing::attach(page).unwrap();
         Self { ring, start, produced: 0, taken: VecDeque::new(), answered: 0, pushed: 0, consumed: 0 }
     }
 
-    /// Runs `visit` with the page, which the ring owns.
+    /// The page, as the frontend sees it.
     fn page<T>(&mut self, visit: impl FnOnce(&[AtomicU32]) -> T) -> T {
-        // A ring whose memory can be had is a ring that is not used any more: rebuild it around the page.
-        let outstanding = self.ring.outstanding();
-        assert_eq!(outstanding, u32::try_from(self.taken.len()).unwrap());
-        visit(shared(&self.ring))
+        assert_eq!(self.ring.outstanding(), u32::try_from(self.taken.len()).unwrap());
+        visit(self.ring.mem())
     }
 
     fn run(&mut self, step: Step) {
@@ -142,10 +140,6 @@ impl World {
             }
         }
     }
-}
-
-fn shared(ring: &BackRing<Echo, Vec<AtomicU32>>) -> &[AtomicU32] {
-    ring.mem()
 }
 
 proptest! {
