@@ -14,6 +14,9 @@
 )]
 
 mod handshake;
+mod hostile_rx;
+mod hostile_tx;
+mod hostile_xenbus;
 mod packets;
 mod rig;
 mod traffic;

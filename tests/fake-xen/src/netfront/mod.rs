@@ -61,8 +61,10 @@ pub struct Netfront {
     xen: FakeXen,
     device: DeviceId,
     options: NetfrontOptions,
-    /// Set while [`step`](Self::step) is not to react to the backend's state.
+    /// Set while [`step`](Self::step) is to do nothing: a guest that is paused, or whose test acts for it.
     pub frozen: bool,
+    /// Set while the frontend ignores the backend's state, but not the rings.
+    pub deaf: bool,
     link: Option<Link>,
     /// Complete packets that were received.
     received: VecDeque<RxPacket>,
@@ -91,7 +93,7 @@ impl Netfront {
     /// A frontend for a device whose directories exist. It connects as it is stepped.
     pub fn new(xen: &FakeXen, device: DeviceId, options: NetfrontOptions) -> Self {
         let (received, answers) = (VecDeque::new(), VecDeque::new());
-        Self { xen: xen.clone(), device, options, frozen: false, link: None, received, answers }
+        Self { xen: xen.clone(), device, options, frozen: false, deaf: false, link: None, received, answers }
     }
 
     /// The device.
@@ -131,7 +133,10 @@ impl Netfront {
 
     /// Reacts to the backend's state and to what is on the rings.
     pub fn step(&mut self) {
-        if !self.frozen {
+        if self.frozen {
+            return;
+        }
+        if !self.deaf {
             match (self.backend_state(), self.state()) {
                 (2, 1) => self.connect(),
                 (4, 3) => self.set_state(4),

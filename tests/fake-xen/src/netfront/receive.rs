@@ -74,6 +74,11 @@ impl Netfront {
         }
     }
 
+    /// Publishes what was put, without a word to the backend.
+    pub fn publish_rx(&mut self) {
+        self.link_mut().rx.push();
+    }
+
     /// Keeps this many buffers posted from now on; 0 posts no more.
     pub fn keep_posted(&mut self, count: u32) {
         self.options.rx_buffers = count;

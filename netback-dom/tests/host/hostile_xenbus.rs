@@ -1,0 +1,1 @@
+//! Frontends and stores that misbehave during the handshake.
