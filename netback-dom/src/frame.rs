@@ -78,6 +78,11 @@ impl TailPool {
     pub fn new(frames: usize) -> Self {
         Self(Rc::new(RefCell::new((0..frames).map(|_| Box::default()).collect())))
     }
+
+    /// Multi-segment frames that can be made now.
+    pub fn available(&self) -> usize {
+        self.0.borrow().len()
+    }
 }
 
 /// An Ethernet frame without FCS.

@@ -22,6 +22,7 @@ pub mod domain;
 pub mod frame;
 pub mod netback;
 pub mod nic;
+mod segmentation;
 pub mod switch;
 pub mod vif;
 pub mod wire;

@@ -139,6 +139,14 @@ impl Transport {
         (header_end <= head.len() && header_end <= found.end && found.end <= frame_len).then_some(found)
     }
 
+    /// Where the payload of a TCP packet starts; `None` if the header is not within `head` and the packet.
+    pub fn tcp_payload(&self, head: &[u8]) -> Option<usize> {
+        let words = u8_at(head, self.start.checked_add(12)?)? >> 4;
+        let len = usize::from(words).checked_mul(4).filter(|len| *len >= Protocol::Tcp.min_header())?;
+        let end = self.start.checked_add(len)?;
+        (self.protocol == Protocol::Tcp && end <= head.len() && end <= self.end).then_some(end)
+    }
+
     fn over_ipv4(head: &[u8], network: usize) -> Option<Self> {
         let version_ihl = u8_at(head, network)?;
         let header = usize::from(version_ihl & 0xf).checked_mul(4)?;

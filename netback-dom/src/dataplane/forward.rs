@@ -9,9 +9,10 @@ use super::shared::SharedFrame;
 use super::{Plane, Uplinks};
 use crate::checksum;
 use crate::frame::{Checksum, Frame};
+use crate::segmentation::{self, Cut};
 use crate::switch::{PortId, Verdict};
 use crate::vif::Cause;
-use crate::wire::{Ethernet, Transport};
+use crate::wire::Ethernet;
 
 /// Frames taken from one card in a turn.
 const RECEIVE_BURST: usize = 64;
@@ -46,20 +47,23 @@ impl<H: Hypervisor> Plane<H> {
 
     fn forward_job(&mut self, at: usize, uplinks: &mut dyn Uplinks, now: Instant) {
         let Some(job) = self.tx.get_mut(at).filter(|job| job.stage == Stage::Pending) else { return };
-        let (len, whole, vif) = (job.len(), job.copied == job.len(), job.ring.vif);
+        let (len, whole, vif, gso) = (job.len(), job.copied == job.len(), job.ring.vif, job.gso());
         let Some(frame) = &mut job.frame else { return };
         let Some((dest, source)) = Ethernet::addresses(frame.head().bytes()) else { return };
         let flags = (job.packet.flags.csum_blank(), job.packet.flags.data_validated());
-        let Some(checksum) = checksum_of(frame, len, whole, flags) else {
+        let (good, cause) = match gso {
+            Some(gso) => (segmentation::accept(frame, len, gso), Cause::GsoMin),
+            None => (note_checksum(frame, len, whole, flags), Cause::Csum),
+        };
+        if !good {
             if whole {
                 job.fail(Status::Error);
-                self.drop_tx(vif, Cause::Csum, now);
+                self.drop_tx(vif, cause, now);
             } else {
                 job.stage = Stage::NeedsWhole;
             }
             return;
-        };
-        frame.checksum = checksum;
+        }
         let from = PortId::Vif(vif);
         let verdict = self.switch.forward(from, dest, source, now);
         self.note_dest(vif, verdict);
@@ -96,8 +100,7 @@ impl<H: Hypervisor> Plane<H> {
         let Some((job, frame)) = self.tx.get(at).and_then(|job| Some((job, job.frame.as_ref()?))) else { return false };
         let (len, vif, flags) = (job.len(), job.ring.vif, flags_of(frame));
         let takes = self.vifs.get(usize::from(to)).and_then(Option::as_ref).is_some_and(|port| {
-            let blank = matches!(frame.checksum, Checksum::Blank { .. });
-            len <= port.max_frame() && (!blank || port.takes_blank(is_ipv6(frame, len)))
+            len <= port.max_frame() && port.takes_gso(frame.gso) && port.takes_checksum(frame, len)
         });
         if !takes || !self.pull_direct(to, at, len, flags) {
             return false;
@@ -112,27 +115,45 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// Sends a frame where the switch wants it. Returns whether somebody took it or nobody was to have it.
-    fn send(&mut self, from: PortId, verdict: Verdict, mut frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
+    fn send(&mut self, from: PortId, verdict: Verdict, frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
         match verdict {
             Verdict::Discard => true,
             Verdict::To(PortId::Uplink(index)) => self.send_up(index, frame, uplinks),
-            Verdict::To(PortId::Vif(to)) => {
-                let takes = self.vifs.get(usize::from(to)).and_then(Option::as_ref).is_some_and(|port| {
-                    !matches!(frame.checksum, Checksum::Blank { .. }) || port.takes_blank(is_ipv6(&frame, frame.len()))
-                });
-                if !takes && !checksum::complete(&mut frame) {
-                    return false;
-                }
-                self.shared.share(frame).is_some_and(|frame| self.enqueue(to, frame, now))
-            }
+            Verdict::To(PortId::Vif(to)) => self.send_down(to, frame, now),
             Verdict::Flood => self.flood(from, frame, uplinks, now),
         }
+    }
+
+    /// Sends a frame to a vif, with done in software what its frontend cannot take.
+    fn send_down(&mut self, to: u16, mut frame: Frame, now: Instant) -> bool {
+        let Some(Some(port)) = self.vifs.get(usize::from(to)) else { return false };
+        if !port.takes_gso(frame.gso) {
+            let memory = self.memory.clone();
+            let Some(mut cut) = Cut::new(&frame) else { return false };
+            let mut all = true;
+            while let Some(segment) = cut.next(&memory) {
+                all &= self.send_down(to, segment, now);
+            }
+            return all && cut.is_done();
+        }
+        if !port.takes_checksum(&frame, frame.len()) && !checksum::complete(&mut frame) {
+            return false;
+        }
+        self.shared.share(frame).is_some_and(|frame| self.enqueue(to, frame, now))
     }
 
     fn flood(&mut self, from: PortId, mut frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
         let Some((first, after)) = self.switch.next_flood_port(from, 0) else { return true };
         if self.switch.next_flood_port(from, after).is_none() {
             return self.send(from, Verdict::To(first), frame, uplinks, now);
+        }
+        if frame.gso.is_some() {
+            let memory = self.memory.clone();
+            let Some(mut cut) = Cut::new(&frame) else { return false };
+            while let Some(segment) = cut.next(&memory) {
+                self.flood(from, segment, uplinks, now);
+            }
+            return cut.is_done();
         }
         // The receivers share the frame, so it has to suit every one of them.
         if matches!(frame.checksum, Checksum::Blank { .. }) && !checksum::complete(&mut frame) {
@@ -164,7 +185,7 @@ impl<H: Hypervisor> Plane<H> {
 
     fn send_up(&mut self, index: u8, frame: Frame, uplinks: &mut dyn Uplinks) -> bool {
         let Some(uplink) = self.uplinks.get_mut(usize::from(index)) else { return false };
-        uplink.send(uplinks.nic(index), frame)
+        uplink.send(uplinks.nic(index), frame, &self.memory)
     }
 
     /// Remembers where a vif's packets go, to expect the next one there too.
@@ -183,19 +204,22 @@ impl<H: Hypervisor> Plane<H> {
     }
 }
 
-/// What is known about the checksum of a packet from a frontend, of which `frame` holds at least the headers.
+/// Notes what is known about the checksum of a packet from a frontend, of which `frame` holds at least the
+/// headers.
 ///
-/// A blank checksum goes before a validated packet if the frontend claims both. `None` if the checksum is
-/// said to be blank and cannot be found, or could only be filled in if all bytes were there.
-fn checksum_of(frame: &mut Frame, len: usize, whole: bool, (blank, validated): (bool, bool)) -> Option<Checksum> {
+/// A blank checksum goes before a validated packet if the frontend claims both. Returns `false` if the checksum
+/// is said to be blank and cannot be found, or could only be filled in if all bytes were there.
+fn note_checksum(frame: &mut Frame, len: usize, whole: bool, (blank, validated): (bool, bool)) -> bool {
     if !blank {
-        return Some(if validated { Checksum::Good } else { Checksum::Unknown });
+        frame.checksum = if validated { Checksum::Good } else { Checksum::Unknown };
+        return true;
     }
-    let located = checksum::locate(frame.head().bytes(), len);
-    // Bytes behind the packet: neither a card nor a guest would find its end.
-    located.or_else(|| (whole && checksum::complete(frame)).then_some(Checksum::Good))
-}
-
-fn is_ipv6(frame: &Frame, len: usize) -> bool {
-    Transport::find(frame.head().bytes(), len).is_some_and(|transport| transport.ipv6)
+    match checksum::locate(frame.head().bytes(), len) {
+        Some(blank) => {
+            frame.checksum = blank;
+            true
+        }
+        // Bytes behind the packet: neither a card nor a guest would find its end.
+        None => whole && checksum::complete(frame),
+    }
 }

@@ -4,11 +4,11 @@
 //! between is kept in two lists of fixed size; nothing in them outlives the turn.
 
 use ring::Ticket;
-use ring::netif::{MAX_SLOTS, Packet, RxFlags, Status};
+use ring::netif::{GsoKind, MAX_SLOTS, Packet, RxFlags, Status};
 use xen_pv_rt::hyp::{Domid, GrantRef};
 
 use super::shared::SharedFrame;
-use crate::frame::Frame;
+use crate::frame::{Frame, Gso};
 
 /// Packets taken from frontends in a turn.
 pub(super) const TX_JOBS: usize = 64;
@@ -55,6 +55,11 @@ impl TxJob {
         usize::from(self.packet.total)
     }
 
+    /// How it is to be cut up, if the frontend asks for that.
+    pub(super) fn gso(&self) -> Option<Gso> {
+        self.packet.gso.map(|(size, kind)| Gso { ipv6: kind == GsoKind::TcpV6, size })
+    }
+
     /// Ends the job without delivery.
     pub(super) fn fail(&mut self, status: Status) {
         self.frame = None;
@@ -88,6 +93,8 @@ pub(super) struct RxJob {
     pub(super) len: usize,
     /// Flags of its first response, but for [`RxFlags::MORE_DATA`].
     pub(super) flags: RxFlags,
+    /// How the frontend is to cut it up, told in an extra segment.
+    pub(super) gso: Option<Gso>,
     /// Set if a copy failed.
     pub(super) failed: bool,
 }

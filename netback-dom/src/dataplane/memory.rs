@@ -9,6 +9,9 @@ const HEADROOM: usize = 64;
 /// Most bytes of a frame in its first buffer.
 const HEAD_BYTES: usize = PAGE_SIZE - HEADROOM;
 
+/// Buffers of the largest packet: 64 KiB behind the headroom.
+const LARGEST: usize = 17;
+
 /// Where the data plane's buffers come from.
 #[derive(Clone)]
 pub struct Memory {
@@ -22,8 +25,13 @@ pub struct Memory {
 }
 
 impl Memory {
+    /// Whether there are too few buffers for a packet of any size.
+    pub(super) fn is_low(&self) -> bool {
+        self.buffers.available() < LARGEST || self.tails.available() == 0
+    }
+
     /// A frame of `len` bytes, at least 1, whatever they hold; `None` if there are not enough buffers.
-    pub(super) fn frame(&self, len: usize) -> Option<Frame> {
+    pub(crate) fn frame(&self, len: usize) -> Option<Frame> {
         let head = Segment { buf: self.buffers.take()?, offset: u16::try_from(HEADROOM).ok()?, len: 0 };
         let mut frame = Frame::new(head);
         self.grow(&mut frame, len)?;

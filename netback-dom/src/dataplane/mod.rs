@@ -224,10 +224,11 @@ impl<H: Hypervisor> Plane<H> {
     /// [`Turn::Busy`] means that there is work already. Pending event channels are cleared first, so an event
     /// that comes in between ends the sleep at once.
     pub(crate) fn arm(&mut self) -> Turn {
+        let low = self.memory.is_low();
         let Self { vifs, uplinks, hyp, .. } = self;
         let mut turn = Turn::Idle;
         for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
-            let blocked = tx::is_blocked(port, uplinks);
+            let blocked = low || tx::is_blocked(port, uplinks);
             let mut fault = None;
             for (queue, number) in port.queues.iter_mut().zip(0_u8..) {
                 queue.clear_pending(hyp);
@@ -246,7 +247,8 @@ impl<H: Hypervisor> Plane<H> {
 
     /// When to call [`Self::poll`] at the latest, whatever happens.
     pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let uplink = self.uplinks.iter().any(Uplink::is_waiting).then(|| now.saturating_add(UPLINK_RETRY));
+        let waiting = self.memory.is_low() || self.uplinks.iter().any(Uplink::is_waiting);
+        let uplink = waiting.then(|| now.saturating_add(UPLINK_RETRY));
         let vifs = self.vifs.iter().flatten().filter_map(|port| {
             let since = port.queues.iter().filter_map(|queue| queue.waiting_since).min()?;
             let stall = since.saturating_add(rx::STALL_TIMEOUT);
@@ -280,7 +282,14 @@ impl<H: Hypervisor> Plane<H> {
 
     fn retry_uplinks(&mut self, uplinks: &mut dyn Uplinks) -> bool {
         let mut progress = false;
+        let low = self.memory.is_low();
         for (uplink, index) in self.uplinks.iter_mut().zip(0..) {
+            if (low || uplink.is_waiting())
+                && let Some(nic) = uplinks.nic(index)
+            {
+                // Gives back the buffers of what was sent. If the card has failed, the loop finds out by itself.
+                let _ = nic.poll();
+            }
             if uplink.is_waiting() {
                 progress |= uplink.retry(uplinks.nic(index));
             }
@@ -379,7 +388,7 @@ impl<H: Hypervisor> port::Queue<H> {
         let tx = if blocked { 0 } else { self.tx.final_check_for_requests().map_err(|_| Cause::TxProd)? };
         let rx = match self.backlog.front().and_then(shared::SharedFrame::get) {
             Some(frame) => {
-                let need = rx::slots_for(frame.len());
+                let need = rx::slots_for(frame.len(), frame.gso);
                 self.rx.arm(need).map_err(|_| Cause::RxProd)? >= need
             }
             None => false,

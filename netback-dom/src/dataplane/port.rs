@@ -11,11 +11,12 @@ use xen_pv_rt::task::Signal;
 
 use super::VifParts;
 use super::shared::SharedFrame;
-use crate::frame::Frame;
+use crate::frame::{Checksum, Frame, Gso};
 use crate::nic::MacAddress;
 use crate::switch::{BridgeId, PortId};
 use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
+use crate::wire::Transport;
 
 /// Most frames that wait for a frontend to post buffers, per queue.
 pub(super) const BACKLOG_FRAMES: usize = 128;
@@ -185,9 +186,25 @@ impl<H: Hypervisor> VifPort<H> {
         if self.features.sg { 65535 } else { xen_pv_rt::hyp::PAGE_SIZE }
     }
 
-    /// Whether the frontend takes TCP and UDP with a blank checksum.
-    pub(super) const fn takes_blank(&self, ipv6: bool) -> bool {
-        if ipv6 { self.features.csum_ipv6 } else { self.features.csum_ipv4 }
+    /// Whether the frontend takes a frame of `len` bytes that starts with `frame` with its checksum as it is.
+    pub(super) fn takes_checksum(&self, frame: &Frame, len: usize) -> bool {
+        match frame.checksum {
+            Checksum::Blank { .. } => match Transport::find(frame.head().bytes(), len) {
+                Some(transport) if transport.ipv6 => self.features.csum_ipv6,
+                Some(_) => self.features.csum_ipv4,
+                None => false,
+            },
+            Checksum::Good | Checksum::Unknown => true,
+        }
+    }
+
+    /// Whether the frontend takes a frame that was not cut into segments.
+    pub(super) const fn takes_gso(&self, gso: Option<Gso>) -> bool {
+        match gso {
+            Some(Gso { ipv6: true, .. }) => self.features.gso_ipv6,
+            Some(Gso { ipv6: false, .. }) => self.features.gso_ipv4,
+            None => true,
+        }
     }
 
     /// The queue for a frame. The same flow always gets the same one.

@@ -5,14 +5,14 @@
 
 use core::time::Duration;
 
-use ring::netif::{RxFlags, RxResponse};
+use ring::netif::{Extra, GsoKind, MAX_SLOTS, RxFlags, RxResponse};
 use xen_pv_rt::hyp::{Hypervisor, Instant, PAGE_SIZE};
 
 use super::Plane;
 use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource};
 use super::port::{BACKLOG_FRAMES, Queue, VifPort};
 use super::shared::SharedFrame;
-use crate::frame::{Checksum, Frame};
+use crate::frame::{Checksum, Frame, Gso};
 use crate::vif::Cause;
 
 /// Most pages that wait for one queue.
@@ -25,17 +25,15 @@ impl<H: Hypervisor> Plane<H> {
     pub(super) fn enqueue(&mut self, vif: u16, frame: SharedFrame, now: Instant) -> bool {
         let limit = BACKLOG_PAGES.min(self.memory.held_pages.saturating_sub(self.held) / 2);
         let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
-        let Some((len, pages, number)) = frame.get().map(|frame| (frame.len(), frame.segment_count(), port.queue_for(frame)))
-        else {
-            return false;
-        };
+        let Some(stored) = frame.get() else { return false };
+        let (len, pages, gso, number) = (stored.len(), stored.segment_count(), stored.gso, port.queue_for(stored));
         if port.fault.is_some() {
             return false;
         }
         let max_frame = port.max_frame();
         let Some(queue) = port.queues.get_mut(number) else { return false };
         // A stalled frontend is back when it has posted buffers.
-        queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < slots_for(len));
+        queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < slots_for(len, gso));
         let cause = if len > max_frame {
             Some(Cause::RxFit)
         } else if queue.stalled {
@@ -68,9 +66,9 @@ impl<H: Hypervisor> Plane<H> {
             while rx.len() < RX_JOBS
                 && let Some(frame) = queue.backlog.front()
             {
-                let (len, pages) = frame.get().map_or((0, 0), |frame| (frame.len(), frame.segment_count()));
-                let flags = frame.get().map_or(RxFlags::empty(), flags_of);
-                let slots = match take_slots(queue, len) {
+                let Some(stored) = frame.get() else { break };
+                let (len, pages, gso, flags) = (stored.len(), stored.segment_count(), stored.gso, flags_of(stored));
+                let slots = match take_slots(queue, slots_for(len, gso)) {
                     Ok(Some(slots)) => slots,
                     Ok(None) => break,
                     Err(cause) => {
@@ -82,7 +80,7 @@ impl<H: Hypervisor> Plane<H> {
                 let Some(frame) = queue.backlog.pop_front() else { break };
                 queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
                 *held = held.saturating_sub(pages);
-                rx.push(RxJob { ring, domid, source: RxSource::Stored(frame), slots, len, flags, failed: false });
+                rx.push(RxJob { ring, domid, source: RxSource::Stored(frame), slots, len, flags, gso, failed: false });
                 progress = true;
             }
             queue.note_progress(progress, now);
@@ -95,18 +93,17 @@ impl<H: Hypervisor> Plane<H> {
         let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
         let domid = port.frontend;
         // The queue is chosen as for a stored frame of the same flow.
-        let Some(number) = self.tx.get(from).and_then(|job| job.frame.as_ref()).map(|frame| port.queue_for(frame)) else {
-            return false;
-        };
+        let Some(frame) = self.tx.get(from).and_then(|job| job.frame.as_ref()) else { return false };
+        let (number, gso) = (port.queue_for(frame), frame.gso);
         let Some(queue) = port.queues.get_mut(number) else { return false };
         if port.fault.is_some() || !queue.backlog.is_empty() || self.rx.len() >= RX_JOBS {
             return false;
         }
-        match take_slots(queue, frame_len) {
+        match take_slots(queue, slots_for(frame_len, gso)) {
             Ok(Some(slots)) => {
                 let ring = RingOf { vif, queue: number };
                 let source = RxSource::Direct(from);
-                self.rx.push(RxJob { ring, domid, source, slots, len: frame_len, flags, failed: false });
+                self.rx.push(RxJob { ring, domid, source, slots, len: frame_len, flags, gso, failed: false });
                 true
             }
             Ok(None) => false,
@@ -132,31 +129,35 @@ impl<H: Hypervisor> Plane<H> {
     }
 }
 
+/// Answers the buffers of a packet: data, the extra segment behind the first if there is one, more data.
 fn respond<H: Hypervisor>(port: &mut VifPort<H>, job: RxJob) {
     let Some(queue) = port.queues.get_mut(job.ring.queue) else { return };
     let mut left = job.len;
-    let mut flags = job.flags;
-    for slot in job.slots {
-        let part = left.min(PAGE_SIZE);
-        left = left.saturating_sub(part);
-        let more = if left > 0 { RxFlags::MORE_DATA } else { RxFlags::empty() };
+    let mut flags = if job.gso.is_some() { job.flags.with(RxFlags::EXTRA_INFO) } else { job.flags };
+    let mut gso = job.gso;
+    for (slot, position) in job.slots.into_iter().zip(0_usize..) {
         let response = if job.failed {
             RxResponse::Error { id: slot.id }
+        } else if let Some(gso) = gso.take_if(|_| position == 1) {
+            let kind = if gso.ipv6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
+            RxResponse::Extra(Extra::Gso { size: gso.size, kind: Ok(kind) })
         } else {
+            let part = left.min(PAGE_SIZE);
+            left = left.saturating_sub(part);
+            let more = if left > 0 { RxFlags::MORE_DATA } else { RxFlags::empty() };
             let size = u16::try_from(part).unwrap_or(0);
-            RxResponse::Data { id: slot.id, offset: 0, flags: flags.with(more), size }
+            let flags = core::mem::take(&mut flags).with(more);
+            RxResponse::Data { id: slot.id, offset: 0, flags, size }
         };
         queue.rx.respond(slot.ticket, &response);
-        flags = RxFlags::empty();
     }
 }
 
-/// Takes as many posted buffers as `len` bytes need, or none.
+/// Takes `need` posted buffers, or none.
 fn take_slots<H: Hypervisor>(
     queue: &mut Queue<H>,
-    len: usize,
-) -> Result<Option<heapless::Vec<RxSlot, { ring::netif::MAX_SLOTS }>>, Cause> {
-    let need = slots_for(len);
+    need: u32,
+) -> Result<Option<heapless::Vec<RxSlot, MAX_SLOTS>>, Cause> {
     let mut slots = heapless::Vec::new();
     if queue.rx.unconsumed().map_err(|_| Cause::RxProd)? < need {
         return Ok(None);
@@ -169,9 +170,9 @@ fn take_slots<H: Hypervisor>(
     Ok(Some(slots))
 }
 
-/// Buffers that `len` bytes need.
-pub(super) fn slots_for(len: usize) -> u32 {
-    u32::try_from(len.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX)
+/// Buffers that a packet of `len` bytes needs; one goes to the extra segment.
+pub(super) fn slots_for(len: usize, gso: Option<Gso>) -> u32 {
+    u32::try_from(len.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX).saturating_add(u32::from(gso.is_some()))
 }
 
 /// What a frontend is told about a frame's checksum.

@@ -38,7 +38,8 @@ pub(super) fn gather<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: us
 
 /// Copies a packet into its receiver's pages. `tx` holds the jobs that direct ones refer to.
 pub(super) fn scatter<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: usize, job: &'a RxJob, tx: &'a [TxJob]) {
-    let mut out = Out { batch, owner: Owner::Rx(at), domid: job.domid, slots: &job.slots, filled: 0 };
+    let extra = job.gso.is_some();
+    let mut out = Out { batch, owner: Owner::Rx(at), domid: job.domid, slots: &job.slots, extra, filled: 0 };
     match &job.source {
         RxSource::Stored(frame) => {
             for segment in frame.get().into_iter().flat_map(crate::frame::Frame::segments) {
@@ -85,6 +86,8 @@ struct Out<'b, 'h, 'a, H> {
     owner: Owner,
     domid: Domid,
     slots: &'a [RxSlot],
+    /// Whether there is an extra segment.
+    extra: bool,
     /// Bytes so far.
     filled: usize,
 }
@@ -117,7 +120,10 @@ impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
     /// Where the next byte goes, and how many fit there.
     fn place(&mut self) -> Option<(PeerSpan, usize)> {
         let offset = self.filled.checked_rem(PAGE_SIZE)?;
-        let Some(slot) = self.slots.get(self.filled.checked_div(PAGE_SIZE)?) else {
+        let page = self.filled.checked_div(PAGE_SIZE)?;
+        // The second buffer's place in the ring is taken by the extra segment.
+        let slot = if self.extra && page > 0 { page.checked_add(1)? } else { page };
+        let Some(slot) = self.slots.get(slot) else {
             self.batch.fail(self.owner);
             return None;
         };

@@ -12,6 +12,10 @@ use crate::vif::Cause;
 
 /// Most packets taken from one queue before the next has its turn.
 const QUANTUM: usize = 16;
+/// No more are taken once this many bytes were.
+const QUANTUM_BYTES: usize = 128 * 1024;
+/// What frontends may use beside plain packets.
+const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: false };
 /// Bytes that are copied of a packet whose payload is expected to go straight to another guest: enough for
 /// the headers up to TCP.
 const PEEK_BYTES: usize = 256;
@@ -24,7 +28,8 @@ impl<H: Hypervisor> Plane<H> {
     pub(super) fn collect_tx(&mut self, now: Instant) {
         let count = self.vifs.len();
         for _ in 0..count {
-            if self.tx.len() >= TX_JOBS {
+            // What is not taken waits in its ring, where it costs us nothing.
+            if self.tx.len() >= TX_JOBS || self.memory.is_low() {
                 return;
             }
             let vif = self.next_vif;
@@ -42,7 +47,11 @@ impl<H: Hypervisor> Plane<H> {
         let Self { vifs, tx, memory, .. } = self;
         let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
         for queue in 0..port.queues.len() {
+            let mut bytes = 0_usize;
             for _ in 0..QUANTUM.min(TX_JOBS.saturating_sub(tx.len())) {
+                if bytes >= QUANTUM_BYTES || memory.is_low() {
+                    break;
+                }
                 let Some(rings) = port.queues.get_mut(queue) else { return };
                 let (packet, cause) = match take_packet::<H>(&mut rings.tx) {
                     Ok(None) => break,
@@ -68,6 +77,7 @@ impl<H: Hypervisor> Plane<H> {
                         port.drop_tx(Cause::NoBuffer, now);
                     }
                 }
+                bytes = bytes.saturating_add(job.len());
                 tx.push(job);
             }
         }
@@ -107,7 +117,7 @@ fn first_copy<H: Hypervisor>(port: &VifPort<H>, len: usize) -> usize {
 
 fn take_packet<H: Hypervisor>(ring: &mut BackRing<Tx, H::Page>) -> Result<Option<Assembled>, Cause> {
     let mut fault = false;
-    let taken = assemble(&Negotiated::default(), || match ring.take_request() {
+    let taken = assemble(&NEGOTIATED, || match ring.take_request() {
         Ok(request) => request,
         Err(_) => {
             fault = true;

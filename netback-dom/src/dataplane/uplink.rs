@@ -3,9 +3,11 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 
+use super::Memory;
 use crate::checksum;
-use crate::frame::{Checksum, Frame};
-use crate::nic::{Link, Nic};
+use crate::frame::{Checksum, Frame, Gso};
+use crate::nic::{Capabilities, Link, Nic};
+use crate::segmentation::{self, Cut};
 
 /// Frames that wait for room in a card's descriptor ring.
 const BACKLOG: usize = 128;
@@ -57,11 +59,11 @@ impl Uplink {
     }
 
     /// Sends a frame, now or when the card has room. Returns whether it was accepted.
-    pub(super) fn send(&mut self, nic: Option<&mut (dyn Nic + '_)>, frame: Frame) -> bool {
+    pub(super) fn send(&mut self, nic: Option<&mut (dyn Nic + '_)>, frame: Frame, memory: &Memory) -> bool {
         let accepted = match nic {
-            Some(nic) if nic.link() != Link::Down => match prepare(nic, frame) {
-                Some(frame) => self.queue(nic, frame),
-                None => false,
+            Some(nic) if nic.link() != Link::Down => match frame.gso {
+                Some(gso) if !takes_gso(&nic.capabilities(), &frame, gso) => self.send_cut(nic, &frame, memory),
+                _ => self.send_one(nic, frame),
             },
             _ => false,
         };
@@ -69,6 +71,20 @@ impl Uplink {
             self.dropped = self.dropped.wrapping_add(1);
         }
         accepted
+    }
+
+    /// Cuts up a frame for a card that cannot.
+    fn send_cut(&mut self, nic: &mut dyn Nic, frame: &Frame, memory: &Memory) -> bool {
+        let Some(mut cut) = Cut::new(frame) else { return false };
+        let mut all = true;
+        while let Some(segment) = cut.next(memory) {
+            all &= self.send_one(nic, segment);
+        }
+        all && cut.is_done()
+    }
+
+    fn send_one(&mut self, nic: &mut dyn Nic, frame: Frame) -> bool {
+        prepare(nic, frame).is_some_and(|frame| self.queue(nic, frame))
     }
 
     fn queue(&mut self, nic: &mut dyn Nic, frame: Frame) -> bool {
@@ -115,12 +131,20 @@ impl Uplink {
     }
 }
 
-/// Does in software what the card cannot. `None` if the frame cannot be sent at all.
+/// Fills in the checksum if the card cannot. `None` if the frame cannot be sent at all.
 fn prepare(nic: &dyn Nic, mut frame: Frame) -> Option<Frame> {
     let can = nic.capabilities();
     if matches!(frame.checksum, Checksum::Blank { .. }) && !can.tx_checksum && !checksum::complete(&mut frame) {
         return None;
     }
-    let fits = frame.len() <= can.max_frame && frame.segment_count() <= can.max_segments && frame.gso.is_none();
+    let fits = (frame.gso.is_some() || frame.len() <= can.max_frame) && frame.segment_count() <= can.max_segments;
     fits.then_some(frame)
+}
+
+/// Whether the card cuts up this frame.
+fn takes_gso(can: &Capabilities, frame: &Frame, gso: Gso) -> bool {
+    let cuts = if gso.ipv6 { can.tso6 } else { can.tso4 };
+    cuts && can.tx_checksum
+        && frame.segment_count() <= can.max_segments
+        && segmentation::longest(frame, gso) <= can.max_frame
 }

@@ -16,10 +16,12 @@ use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, 
 use crate::nic::MacAddress;
 
 /// What we offer, in the order of `netif.h`. Everything else is off.
-pub(super) const FEATURES: [(&str, &str); 5] = [
+pub(super) const FEATURES: [(&str, &str); 7] = [
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
     ("feature-sg", "1"),
+    ("feature-gso-tcpv4", "1"),
+    ("feature-gso-tcpv6", "1"),
     ("feature-ipv6-csum-offload", "1"),
     ("feature-split-event-channels", "1"),
 ];
@@ -65,6 +67,10 @@ pub struct Features {
     pub csum_ipv4: bool,
     /// `feature-ipv6-csum-offload`: so may TCP and UDP over IPv6.
     pub csum_ipv6: bool,
+    /// `feature-gso-tcpv4`: TCP over IPv4 may arrive in packets that were never cut into segments.
+    pub gso_ipv4: bool,
+    /// `feature-gso-tcpv6`: so may TCP over IPv6.
+    pub gso_ipv6: bool,
 }
 
 /// The frontend's event channels.
@@ -114,19 +120,23 @@ impl FrontendKeys {
                 feature(xs, frontend, "feature-rx-notify"),
                 feature(xs, frontend, "feature-no-csum-offload"),
                 feature(xs, frontend, "feature-ipv6-csum-offload"),
+                feature(xs, frontend, "feature-gso-tcpv4"),
+                feature(xs, frontend, "feature-gso-tcpv6"),
             ]),
             async { read_number_or::<u32>(xs, &frontend.key("multi-queue-num-queues"), 1).await },
             QueueKeys::read(xs, frontend),
         )
         .await;
-        let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6] = flags;
+        let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6] = flags;
         if queue_count != Ok(1) {
             return Err(Fault::QUEUES);
         }
         if !rx_copy {
             return Err(RX_COPY);
         }
-        let features = Features { sg, rx_notify, csum_ipv4: !no_csum_ipv4, csum_ipv6 };
+        // A packet that was not cut needs several slots and has a blank checksum.
+        let (gso_ipv4, gso_ipv6) = (gso_ipv4 && sg && !no_csum_ipv4, gso_ipv6 && sg && csum_ipv6);
+        let features = Features { sg, rx_notify, csum_ipv4: !no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6 };
         Ok(Self { features, queues: alloc::vec![queue?] })
     }
 }
