@@ -19,6 +19,7 @@ mod command;
 mod describe;
 mod error;
 mod journal;
+mod layout;
 mod lists;
 pub mod nvme;
 mod probe;

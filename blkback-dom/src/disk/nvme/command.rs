@@ -2,7 +2,7 @@
 
 use xen_pv_rt::hyp::Maddr;
 
-use super::layout::DataPointer;
+use super::pointer::DataPointer;
 use super::queue::Sqe;
 use crate::disk::words::{high32, join16, low32};
 

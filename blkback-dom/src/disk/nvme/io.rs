@@ -3,19 +3,18 @@
 use xen_pv_rt::hyp::{Clock, Maddr, Mmio};
 
 use super::command::{self, Transfer};
-use super::layout::{Cutter, Limits, Piece};
+use super::pointer::{self, needs_list};
 use super::queue::{Cqe, Sqe};
 use super::slots::Slots;
 use super::status::Status;
 use super::{Done, Namespace, Nvme, recover};
 use crate::disk::journal::Extent;
+use crate::disk::layout::{self, Limits, Piece};
 use crate::disk::lists::{LIST_WORDS, ListId};
 use crate::disk::requests::Request;
 use crate::disk::words::low32;
 use crate::disk::{Command, DiskError, DiskId, Failure, Health, Op, SubmitError};
 
-/// Most device commands of one command.
-pub(super) const MAX_PIECES: usize = 32;
 /// Most blocks of a device command.
 pub(super) const MAX_BLOCKS: u64 = 1 << 16;
 /// Ranges of a device command that deallocates: each takes two words of a list.
@@ -52,20 +51,12 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         let block = disk.geometry.logical_bytes;
         let namespace = *self.namespaces.get(index).ok_or(SubmitError::Gone)?;
         let queue = usize::from(command.lane).checked_rem(self.io.len()).ok_or(SubmitError::Gone)?;
-        let mut pieces = heapless::Vec::<Piece<'_>, MAX_PIECES>::new();
-        if command.op.has_data() {
-            let sgl = self.data.as_ref().is_some_and(|data| data.sgl);
-            let limits = Limits { bytes: self.piece_bytes(), block, sgl };
-            let mut cutter = Cutter::new(command.spans, limits);
-            pieces.extend(cutter.by_ref().take(MAX_PIECES));
-            let covered = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.bytes.into()));
-            if covered != command.data_bytes() {
-                return Err(SubmitError::Layout);
-            }
-        }
+        let segments = if self.data.as_ref().is_some_and(|data| data.sgl) { pointer::MAX_SEGMENTS } else { 0 };
+        let limits = Limits { bytes: self.piece_bytes(), block, pages: true, segments };
+        let pieces = layout::cut(command.spans, limits).ok_or(SubmitError::Layout)?;
         let lists = match command.op {
             Op::Discard { .. } => 1,
-            _ => pieces.iter().filter(|piece| piece.needs_list()).count(),
+            _ => pieces.iter().filter(|piece| needs_list(piece)).count(),
         };
         let slots = pieces.len().max(1);
         let free = self.io.get(queue).map_or(0, |queue| queue.slots.free());
@@ -106,13 +97,13 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         let block_shift = namespace.shift.saturating_add(9);
         let mut lba = command.sector.wrapping_shr(namespace.shift);
         for piece in pieces {
-            let list = if piece.needs_list() { self.lists.take() } else { None };
+            let list = if needs_list(piece) { self.lists.take() } else { None };
             if let Some(list) = list {
-                self.lists.fill(list, piece.list());
+                self.lists.fill(list, pointer::list(piece));
             }
             let at = list.map_or(Maddr::from_raw(0), |list| self.lists.maddr(list));
             let blocks = piece.bytes.wrapping_shr(block_shift);
-            let sqe = command::transfer(what, namespace.nsid, lba, blocks, piece.pointer(at));
+            let sqe = command::transfer(what, namespace.nsid, lba, blocks, pointer::pointer(piece, at));
             self.push(queue, request, list, sqe);
             lba = lba.saturating_add(blocks.into());
         }

@@ -11,8 +11,9 @@ use super::identify::{ControllerData, MAX_NAMESPACES, NamespaceData, namespace_i
 use super::queue::Cqe;
 use super::regs::csts;
 use super::status::Status;
-use super::{Done, Namespace, Nvme, layout};
+use super::{Done, Namespace, Nvme, pointer};
 use crate::disk::describe::MAX_SPANS;
+use crate::disk::layout::MAX_PIECES;
 use crate::disk::words::low16;
 use crate::disk::{Capabilities, Disk, DiskEvent, DiskId, DiskName, Failure, Geometry, Health, Medium, SECTOR_BYTES};
 
@@ -289,7 +290,7 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
     /// Bytes that one device command moves at most.
     pub(super) fn piece_bytes(&self) -> u32 {
         let most = self.data.as_ref().and_then(|data| data.max_transfer).unwrap_or(u32::MAX);
-        most.min(layout::MAX_BYTES)
+        most.min(pointer::MAX_BYTES)
     }
 
     fn describe(&self, nsid: u32, data: &NamespaceData) -> Disk {
@@ -297,7 +298,7 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         let granularity = data.preferred_deallocate.saturating_mul(per_block);
         let info = self.data.as_ref();
         let offered = |yes: Option<bool>| yes.unwrap_or(false);
-        let pieces = u32::try_from(super::io::MAX_PIECES).unwrap_or(1);
+        let pieces = u32::try_from(MAX_PIECES).unwrap_or(1);
         Disk {
             name: DiskName::Namespace(nsid),
             serial: info.map(|info| info.serial.clone()).unwrap_or_default(),

@@ -1,0 +1,184 @@
+//! From spans of memory to what one device command can describe.
+//!
+//! Two forms. *Segments* may start and end anywhere (SGLs, descriptors, AHCI's regions), but a command takes
+//! only so many. *Pages* are what NVMe's PRP entries describe: only the first may start at an offset and only
+//! the last may end early; what is in between has to be whole pages. blkif segments are ranges of sectors within
+//! pages, so a request can have gaps. Where it does, one command ends and the next starts ([`Cutter`]). A gap
+//! within a logical block takes segments or cannot be done at all.
+
+use xen_pv_rt::hyp::Maddr;
+
+use super::Span;
+
+const PAGE: u32 = 4096;
+/// Most device commands of one command.
+pub(crate) const MAX_PIECES: usize = 32;
+
+/// A position in a list of spans.
+#[derive(Clone, Copy)]
+pub(crate) struct Cursor<'a> {
+    spans: &'a [Span],
+    /// Bytes of the first span that are behind the cursor; less than its length.
+    offset: u32,
+}
+
+/// How far fragments may reach.
+#[derive(Clone, Copy)]
+enum Cut {
+    /// To the end of their page.
+    Page,
+    /// To the end of their span.
+    Span,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(spans: &'a [Span]) -> Self {
+        Self { spans, offset: 0 }
+    }
+
+    /// The next contiguous piece of memory, of at most `most` bytes.
+    fn next(&mut self, most: u32, cut: Cut) -> Option<(Maddr, u32)> {
+        let (span, rest) = self.spans.split_first()?;
+        let maddr = span.maddr.wrapping_add(self.offset.into());
+        let left = span.len.saturating_sub(self.offset);
+        let len = match cut {
+            Cut::Page => left.min(PAGE.wrapping_sub(page_offset(maddr))),
+            Cut::Span => left,
+        };
+        let len = len.min(most);
+        if len == 0 {
+            return None;
+        }
+        if len == left {
+            (self.spans, self.offset) = (rest, 0);
+        } else {
+            self.offset = self.offset.saturating_add(len);
+        }
+        Some((maddr, len))
+    }
+
+    fn skip(&mut self, mut bytes: u32) {
+        while let Some((_, len)) = self.next(bytes, Cut::Span) {
+            bytes = bytes.saturating_sub(len);
+        }
+    }
+}
+
+const fn page_offset(maddr: Maddr) -> u32 {
+    let [low, high, ..] = maddr.into_raw().to_le_bytes();
+    u32::from_le_bytes([low, high, 0, 0]) % PAGE
+}
+
+/// What a device lets one command do.
+#[derive(Clone, Copy)]
+pub(crate) struct Limits {
+    /// Most bytes; a multiple of a page and of a block.
+    pub(crate) bytes: u32,
+    /// Bytes of a logical block.
+    pub(crate) block: u32,
+    /// Whether it takes pages.
+    pub(crate) pages: bool,
+    /// Most segments; 0 if it takes none.
+    pub(crate) segments: usize,
+}
+
+/// How memory is described.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Form {
+    /// As pages: an offset in the first, an early end of the last.
+    Pages,
+    /// As segments.
+    Segments,
+}
+
+/// A part of the data that one command moves.
+#[derive(Clone, Copy)]
+pub(crate) struct Piece<'a> {
+    start: Cursor<'a>,
+    /// Length.
+    pub(crate) bytes: u32,
+    /// How it is described.
+    pub(crate) form: Form,
+    /// How many pages or segments.
+    pub(crate) parts: usize,
+}
+
+impl Piece<'_> {
+    /// Its pages or segments: where, and how long.
+    pub(crate) fn fragments(&self) -> impl Iterator<Item = (Maddr, u32)> {
+        fragments(self.start, self.bytes, self.form)
+    }
+}
+
+/// Cuts data into pieces. Ends early if the rest cannot be described: [`cut`] compares the bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Cutter<'a> {
+    at: Cursor<'a>,
+    limits: Limits,
+}
+
+impl Cutter<'_> {
+    /// How many bytes from the cursor on can be described as pages.
+    fn page_run(&self) -> u32 {
+        let (mut at, mut bytes) = (self.at, 0_u32);
+        let mut page_ended = true;
+        while let Some((maddr, len)) = at.next(self.limits.bytes.saturating_sub(bytes), Cut::Page) {
+            if bytes > 0 && (!page_ended || page_offset(maddr) != 0) {
+                break;
+            }
+            bytes = bytes.saturating_add(len);
+            page_ended = page_offset(maddr.wrapping_add(len.into())) == 0;
+        }
+        self.whole_blocks(bytes)
+    }
+
+    /// How many bytes from the cursor on can be described as segments.
+    fn segment_run(&self) -> u32 {
+        let (mut at, mut bytes) = (self.at, 0_u32);
+        for _ in 0..self.limits.segments {
+            let Some((_, len)) = at.next(self.limits.bytes.saturating_sub(bytes), Cut::Span) else { break };
+            bytes = bytes.saturating_add(len);
+        }
+        self.whole_blocks(bytes)
+    }
+
+    fn whole_blocks(&self, bytes: u32) -> u32 {
+        bytes.saturating_sub(bytes.checked_rem(self.limits.block).unwrap_or(bytes))
+    }
+}
+
+impl<'a> Iterator for Cutter<'a> {
+    type Item = Piece<'a>;
+
+    fn next(&mut self) -> Option<Piece<'a>> {
+        let pages = if self.limits.pages { self.page_run() } else { 0 };
+        // A controller that takes both is tuned for pages: segments only if that saves a command.
+        let segments = if pages < self.limits.bytes { self.segment_run() } else { 0 };
+        let (form, bytes) = if segments > pages { (Form::Segments, segments) } else { (Form::Pages, pages) };
+        if bytes == 0 {
+            return None;
+        }
+        let start = self.at;
+        self.at.skip(bytes);
+        let parts = fragments(start, bytes, form).count();
+        Some(Piece { start, bytes, form, parts })
+    }
+}
+
+fn fragments(start: Cursor<'_>, bytes: u32, form: Form) -> impl Iterator<Item = (Maddr, u32)> {
+    let (mut at, mut left) = (start, bytes);
+    let cut = if form == Form::Segments { Cut::Span } else { Cut::Page };
+    core::iter::from_fn(move || {
+        let (maddr, len) = at.next(left, cut)?;
+        left = left.saturating_sub(len);
+        Some((maddr, len))
+    })
+}
+
+/// Cuts spans into the pieces that a device takes. `None` if it takes none that are made of these.
+pub(crate) fn cut<'a>(spans: &'a [Span], limits: Limits) -> Option<heapless::Vec<Piece<'a>, MAX_PIECES>> {
+    let pieces: heapless::Vec<_, MAX_PIECES> = Cutter { at: Cursor::new(spans), limits }.take(MAX_PIECES).collect();
+    let covered = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.bytes.into()));
+    let wanted = spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.len.into()));
+    (covered == wanted).then_some(pieces)
+}
