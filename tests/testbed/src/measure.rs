@@ -50,7 +50,8 @@ impl Costs {
         let mut next = || numbers.next().unwrap_or(0);
         let (created_ms, connected_ms, attach_ms) = (next(), next(), next());
         let console = bed.dom0().run(&format!("cat {}", console_log(NETDOM)), Duration::from_secs(10))?.output;
-        let memory = console.lines().find_map(|line| line.split_once("serving; ").map(|(_, memory)| memory.trim()));
+        let memory =
+            console.lines().rev().find_map(|line| line.split_once("serving; ").map(|(_, memory)| memory.trim()));
         Ok(Self {
             image_bytes: std::fs::metadata(&bed.config.image).map(|image| image.len()).unwrap_or(0),
             memory: memory.unwrap_or("unknown").to_owned(),

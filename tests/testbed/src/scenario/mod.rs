@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, BedConfig, Driver};
 use crate::failure::Result;
+use crate::measure::Costs;
 
 /// One system test.
 #[derive(Debug, Clone, Copy)]
@@ -80,20 +81,33 @@ pub fn run_all(config: &BedConfig, only: &str) -> Tally {
         .iter()
         .filter(|scenario| scenario.name.contains(only))
         .filter(|scenario| !scenario.ours_only || config.driver == Driver::Bulkhead)
+        .copied()
         .collect();
-    let mut tally = Tally::default();
     println!("[{tag}] booting, logs in {}", config.logs.display());
     let mut bed = match Bed::set_up(config) {
         Ok(bed) => bed,
         Err(failure) => {
             println!("[{tag}] FAIL boot: {failure}");
+            crate::evidence::print_ends(&config.logs);
             return Tally { passed: 0, failed: chosen.len().max(1) };
         }
     };
     println!("[{tag}] Dom0 is up after {}", seconds(bed.machine.boot_time));
-    for (index, scenario) in (1_usize..).zip(&chosen) {
+    let tally = run_chosen(&mut bed, &tag, &chosen);
+    if only.is_empty() && config.driver == Driver::Bulkhead {
+        print_costs(&mut bed, &tag);
+    }
+    if bed.machine.collect_logs().is_err() {
+        println!("[{tag}] logs of Dom0 could not be collected");
+    }
+    tally
+}
+
+fn run_chosen(bed: &mut Bed, tag: &str, chosen: &[Scenario]) -> Tally {
+    let mut tally = Tally::default();
+    for (index, scenario) in (1_usize..).zip(chosen) {
         let started = Instant::now();
-        let outcome = (scenario.run)(&mut bed);
+        let outcome = (scenario.run)(bed);
         let place = format!("[{tag}] {index}/{}", chosen.len());
         match outcome {
             Ok(()) => {
@@ -103,7 +117,7 @@ pub fn run_all(config: &BedConfig, only: &str) -> Tally {
             Err(failure) => {
                 println!("{place} FAIL {} ({}): {failure}", scenario.name, seconds(started.elapsed()));
                 tally.failed = tally.failed.saturating_add(1);
-                if !clean_up_after_failure(&mut bed, scenario.name) {
+                if !clean_up_after_failure(bed, scenario.name) {
                     let rest = chosen.len().saturating_sub(index);
                     println!("[{tag}] Dom0 does not answer any more: {rest} scenarios did not run and count as failed");
                     tally.failed = tally.failed.saturating_add(rest);
@@ -112,10 +126,15 @@ pub fn run_all(config: &BedConfig, only: &str) -> Tally {
             }
         }
     }
-    if bed.machine.collect_logs().is_err() {
-        println!("[{tag}] logs of Dom0 could not be collected");
-    }
     tally
+}
+
+/// The numbers that are measured and not asserted.
+fn print_costs(bed: &mut Bed, tag: &str) {
+    match bed.reset().and_then(|()| Costs::of_first_start(bed)) {
+        Ok(costs) => print!("[{tag}] measured, not asserted:\n{costs}"),
+        Err(failure) => println!("[{tag}] nothing measured: {failure}"),
+    }
 }
 
 /// Shows and keeps the evidence, then removes every domain. False if Dom0 is gone.
