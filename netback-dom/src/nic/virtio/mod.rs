@@ -303,17 +303,14 @@ impl<T: Transport, C: Clock> Nic for VirtioNet<T, C> {
         if self.state != State::Running {
             return None;
         }
-        match self.rx.receive(&mut self.counters) {
-            Ok(Some(frame)) => Some(frame),
-            Ok(None) => {
-                self.rx.flush(&mut self.transport);
-                None
-            }
-            Err(error) => {
-                self.fail(error);
-                None
-            }
+        let received = self.rx.receive(&mut self.counters);
+        if self.rx.is_hungry() || matches!(received, Ok(None)) {
+            self.rx.flush(&mut self.transport);
         }
+        received.unwrap_or_else(|error| {
+            self.fail(error);
+            None
+        })
     }
 
     fn poll(&mut self) -> Result<(), NicError> {

@@ -12,6 +12,8 @@ use crate::nic::{MIN_HEADER, NicCounters, NicError};
 
 /// What the device may write into one buffer, its header included.
 const BUFFER: u16 = 2048;
+/// Descriptors that are refilled together.
+const REFILL_BATCH: usize = 64;
 /// Frames in several buffers that may be on their way at a time.
 const TAILS: usize = 32;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM` and `VIRTIO_NET_HDR_F_DATA_VALID`.
@@ -124,6 +126,12 @@ impl Receiver {
         }
     }
 
+    /// Whether so many descriptors are free that the device should get them back without waiting for the end
+    /// of what it has finished.
+    pub(super) fn is_hungry(&self) -> bool {
+        self.queue.free() >= REFILL_BATCH
+    }
+
     /// Whether a frame waits.
     pub(super) fn is_ready(&self) -> bool {
         self.queue.is_ready()
@@ -140,14 +148,12 @@ impl Receiver {
             let Some(used) = self.queue.pop()? else { return Ok(None) };
             let buf = self.buffers.get_mut(usize::from(used.head)).and_then(Option::take);
             let buf = buf.ok_or(NicError::Confused("descriptor id"))?;
-            // A frame is handed on only if a fresh buffer can take the place of its own.
-            let Some(fresh) = self.pool.take() else {
+            // A frame is handed on only if a buffer is there to take the place of its own.
+            if self.pool.available() < self.queue.free() {
                 self.skip(buf.bytes(), counters);
-                self.arm(buf);
                 continue;
-            };
+            }
             let frame = self.add(buf, used, counters);
-            self.arm(fresh);
             if let Some(frame) = frame {
                 counters.rx_frames = counters.rx_frames.wrapping_add(1);
                 counters.rx_bytes = counters.rx_bytes.wrapping_add(u64::try_from(frame.len()).unwrap_or(0));

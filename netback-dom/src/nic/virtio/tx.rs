@@ -1,5 +1,6 @@
 //! The transmit queue: a header of ours and the frame's segments make a chain.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
@@ -47,14 +48,14 @@ pub(super) fn header(frame: &Frame, capabilities: Capabilities) -> Option<Header
 pub(super) struct Transmitter {
     queue: Queue,
     /// A header per chain, by the number of its first descriptor.
-    headers: DmaRing,
+    headers: Rc<DmaRing>,
     /// The frame of each chain in the device's hands.
     frames: Vec<Option<Frame>>,
 }
 
 impl Transmitter {
     pub(super) fn new(queue: Queue, dma: &impl Dma) -> Result<Self, NicError> {
-        let headers = dma.dma_ring(1).map_err(|_| NicError::NoMemory)?;
+        let headers = dma.dma_ring(1).map(Rc::new).map_err(|_| NicError::NoMemory)?;
         Ok(Self { queue, headers, frames: (0..MAX_SIZE).map(|_| None).collect() })
     }
 
@@ -142,6 +143,7 @@ impl Transmitter {
     /// Keeps the memory allocated for ever: the device may still read it.
     pub(super) fn leak(&mut self) {
         self.queue.leak();
+        core::mem::forget(self.headers.clone());
         core::mem::forget(core::mem::take(&mut self.frames));
     }
 }
