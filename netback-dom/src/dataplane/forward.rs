@@ -89,7 +89,10 @@ impl<H: Hypervisor> Plane<H> {
             if sent {
                 port.counters.tx.add(len);
             } else {
-                port.drop_tx(if matches!(verdict, Verdict::To(PortId::Vif(_))) { Cause::RxQueue } else { Cause::Uplink }, now);
+                port.drop_tx(
+                    if matches!(verdict, Verdict::To(PortId::Vif(_))) { Cause::RxQueue } else { Cause::Uplink },
+                    now,
+                );
             }
         }
     }

@@ -173,7 +173,8 @@ impl<H: Hypervisor> VifPort<H> {
             return Vec::new();
         }
         let last = core::mem::replace(&mut self.reported, self.counters);
-        let dropped = |counters: &VifCounters, cause| counters.tx_drops.of(cause).wrapping_add(counters.rx_drops.of(cause));
+        let dropped =
+            |counters: &VifCounters, cause| counters.tx_drops.of(cause).wrapping_add(counters.rx_drops.of(cause));
         let faults = Cause::ALL.iter().copied().filter(|cause| cause.is_fault());
         faults
             .map(|cause| (cause, dropped(&self.counters, cause).wrapping_sub(dropped(&last, cause))))

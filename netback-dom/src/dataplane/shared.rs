@@ -82,7 +82,8 @@ mod tests {
     fn a_frame_without_a_cell_is_dropped() {
         let buffers = HostMemory::new().dma_pool(2).unwrap();
         let pool = SharedPool::new(1);
-        let mut frames = core::iter::repeat_with(|| Frame::new(Segment { buf: buffers.take().unwrap(), offset: 0, len: 60 }));
+        let mut frames =
+            core::iter::repeat_with(|| Frame::new(Segment { buf: buffers.take().unwrap(), offset: 0, len: 60 }));
         let held = pool.share(frames.next().unwrap());
         assert!(held.is_some());
         assert!(pool.share(frames.next().unwrap()).is_none());

@@ -34,7 +34,7 @@ fn packet(ipv6: bool, payload: usize) -> Vec<u8> {
     bytes.extend(SEQUENCE.to_be_bytes());
     bytes.extend([0, 0, 0, 7, 0x80, FIN | PSH | 0x10 | CWR, 1, 2, 0xbb, 0xbb, 0, 0]);
     bytes.extend([1; 12]);
-    bytes.extend((0..payload).map(|at| (at * 13 >> 2) as u8));
+    bytes.extend((0..payload).map(|at| ((at * 13) >> 2) as u8));
     bytes
 }
 

@@ -102,12 +102,8 @@ impl Switch {
     /// number to go on with.
     pub fn next_flood_port(&self, from: PortId, start: usize) -> Option<(PortId, usize)> {
         let bridge = self.bridge_of(from)?;
-        let (skipped, port) = self
-            .ports
-            .iter()
-            .skip(start)
-            .enumerate()
-            .find(|(_, port)| port.id != from && port.bridge == bridge)?;
+        let (skipped, port) =
+            self.ports.iter().skip(start).enumerate().find(|(_, port)| port.id != from && port.bridge == bridge)?;
         Some((port.id, start.saturating_add(skipped).saturating_add(1)))
     }
 

@@ -199,7 +199,9 @@ impl MacTable {
     }
 
     fn find(&self, key: u64) -> Option<usize> {
-        (0..WINDOW).map(|offset| self.slot(key, offset)).find(|at| self.entry(*at).is_some_and(|entry| entry.key == key))
+        (0..WINDOW)
+            .map(|offset| self.slot(key, offset))
+            .find(|at| self.entry(*at).is_some_and(|entry| entry.key == key))
     }
 
     fn entry(&self, at: usize) -> Option<Entry> {

@@ -1,4 +1,4 @@
-#![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, clippy::panic, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::arithmetic_side_effects, reason = "tests")]
 
 use core::time::Duration;
 

@@ -8,8 +8,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use embassy_futures::join::{join, join3, join_array};
-use xen_pv_rt::hyp::{GrantRef, RemotePort, XsError, Xenstore};
+use embassy_futures::join::{join, join_array, join3};
+use xen_pv_rt::hyp::{GrantRef, RemotePort, Xenstore, XsError};
 use xen_pv_rt::xenbus::backend::Fault;
 use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, read_text};
 
@@ -201,8 +201,16 @@ mod tests {
     #[test]
     fn a_mac_is_six_pairs_of_hex_digits() {
         assert_eq!(parse_mac("00:16:3e:12:34:fF"), Some(MacAddress([0, 0x16, 0x3e, 0x12, 0x34, 0xff])));
-        for text in ["", "00:16:3e:12:34", "00:16:3e:12:34:56:78", "0:16:3e:12:34:56", "+0:16:3e:12:34:56", "00-16-3e-12-34-56",
-            "00:16:3e:12:34:5g", "00:16:3e:12:34:56 "] {
+        for text in [
+            "",
+            "00:16:3e:12:34",
+            "00:16:3e:12:34:56:78",
+            "0:16:3e:12:34:56",
+            "+0:16:3e:12:34:56",
+            "00-16-3e-12-34-56",
+            "00:16:3e:12:34:5g",
+            "00:16:3e:12:34:56 ",
+        ] {
             assert_eq!(parse_mac(text), None, "{text}");
         }
     }
