@@ -301,6 +301,17 @@ fn an_extra_of_an_unknown_kind_kills_nf_29_36() {
 }
 
 #[test]
+fn an_endless_chain_of_extras_kills_nf_30() {
+    kills("TX_EXTRA_CHAIN", |front| {
+        slot(front, 0, 100, EXTRA_INFO);
+        for _ in 0..255 {
+            front.put_extra(gso(1448, 1, true));
+        }
+        front.push_tx();
+    });
+}
+
+#[test]
 fn segmentation_into_nothing_kills_nf_32() {
     kills("GSO_SIZE", |front| {
         slot(front, 0, 100, EXTRA_INFO);
