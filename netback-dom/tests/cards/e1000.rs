@@ -1,350 +1,570 @@
-//! A model of the 82540EM, from its datasheet: registers, rings, checksum and segmentation contexts.
-//!
-//! It works synchronously, at the write of a tail register, and can be told to misbehave.
+//! The 82540EM driver against a model of the card, well behaved and not.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
+use std::time::Duration;
 
-use xen_pv_rt::hyp::{HostMemory, Maddr, Mmio};
+use crate::model::e1000::{Card, MAC, TXDW, reg};
+use crate::model::{Frames, TestClock, bytes_of, checksum, payload, sum};
+use netback_dom::frame::{Checksum, Gso};
+use netback_dom::nic::e1000::{E1000, Quiet};
+use netback_dom::nic::{Link, MacAddress, Nic, NicError};
+use xen_pv_rt::hyp::HostMemory;
 
-use super::{checksum, sum};
+type Driver = E1000<Card, TestClock>;
 
-pub mod reg {
-    pub const CTRL: usize = 0x0000;
-    pub const STATUS: usize = 0x0008;
-    pub const EERD: usize = 0x0014;
-    pub const MDIC: usize = 0x0020;
-    pub const ICR: usize = 0x00c0;
-    pub const IMS: usize = 0x00d0;
-    pub const IMC: usize = 0x00d8;
-    pub const RCTL: usize = 0x0100;
-    pub const TCTL: usize = 0x0400;
-    pub const RDBAL: usize = 0x2800;
-    pub const RDLEN: usize = 0x2808;
-    pub const RDH: usize = 0x2810;
-    pub const RDT: usize = 0x2818;
-    pub const TDBAL: usize = 0x3800;
-    pub const TDBAH: usize = 0x3804;
-    pub const TDLEN: usize = 0x3808;
-    pub const TDH: usize = 0x3810;
-    pub const TDT: usize = 0x3818;
-    pub const RAL0: usize = 0x5400;
-    pub const RAH0: usize = 0x5404;
+/// Received frames that may be on their way.
+const SPARE: usize = 40;
+
+struct Bench {
+    memory: HostMemory,
+    clock: TestClock,
+    card: Card,
+    frames: Frames,
 }
 
-pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
-const RST: u32 = 1 << 26;
-const LINK_UP: u32 = 1 << 1;
-const ENABLE: u32 = 1 << 1;
-pub const TXDW: u32 = 1;
-pub const LSC: u32 = 4;
-pub const RXT0: u32 = 0x80;
-
-/// How the card misbehaves.
-#[derive(Clone, Copy, Default)]
-pub struct Manners {
-    /// The reset bit never clears.
-    pub reset_hangs: bool,
-    /// An EEPROM read is never done.
-    pub eeprom_hangs: bool,
-    /// Descriptors are not looked at.
-    pub tx_hangs: bool,
-    /// Every register reads as all ones.
-    pub gone: bool,
+impl Bench {
+    fn new() -> Self {
+        let memory = HostMemory::new();
+        Self { clock: TestClock::default(), card: Card::new(&memory), frames: Frames::new(&memory), memory }
+    }
+    fn start(&self) -> Result<Driver, NicError> {
+        Quiet::reset(self.card.clone(), self.clock.clone())?.start(&self.memory, SPARE)
+    }
+    fn running(&self) -> Driver {
+        let driver = self.start().unwrap();
+        self.card.accesses();
+        driver
+    }
 }
 
-/// What a context descriptor said.
-#[derive(Clone, Copy, Debug, Default)]
-struct Context {
-    ipcss: usize,
-    ipcso: usize,
-    tucss: usize,
-    tucso: usize,
-    ipv4: bool,
-    payload: usize,
-    headers: usize,
-    mss: usize,
+#[test]
+fn a_card_left_running_is_reset_before_it_is_given_memory() {
+    let bench = Bench::new();
+    for (register, value) in [(reg::RCTL, 2), (reg::TCTL, 2), (reg::IMS, 0xff), (reg::RDT, 7), (reg::RDBAL, 0x6000)] {
+        bench.card.set(register, value);
+    }
+    let _driver = bench.start().unwrap();
+    let writes: Vec<_> = bench.card.accesses().into_iter().filter_map(|(at, value)| Some((at, value?))).collect();
+    let first =
+        |wanted: &dyn Fn(usize, u32) -> bool| writes.iter().position(|(at, value)| wanted(*at, *value)).unwrap();
+    let reset = first(&|at, value| at == reg::CTRL && value & 1 << 26 != 0);
+    let memory = first(&|at, _| matches!(at, reg::RDBAL | reg::TDBAL));
+    let enabled = first(&|at, value| matches!(at, reg::RCTL | reg::TCTL) && value & 2 != 0);
+    assert!(first(&|at, value| at == reg::RCTL && value == 0) < reset);
+    assert!(reset < memory && memory < enabled);
 }
 
-#[derive(Default)]
-pub struct State {
-    pub registers: HashMap<usize, u32>,
-    pub manners: Manners,
-    /// Words of the EEPROM.
-    pub eeprom: [u16; 3],
-    /// Accesses in order: offset, and the value if it was a write.
-    pub accesses: Vec<(usize, Option<u32>)>,
-    /// Frames that went out.
-    pub sent: Vec<Vec<u8>>,
-    /// Contexts that were loaded.
-    pub contexts: usize,
-    checksum_context: Context,
-    segment_context: Context,
-    /// The frame that is being put together, with the options of its first descriptor.
-    packet: Vec<u8>,
-    options: u64,
-}
-
-/// The model. Cloning gives another handle to the same card.
-#[derive(Clone)]
-pub struct Card {
-    pub memory: HostMemory,
-    pub state: Rc<RefCell<State>>,
-}
-
-impl Card {
-    pub fn new(memory: &HostMemory) -> Self {
-        let card = Self { memory: memory.clone(), state: Rc::default() };
-        card.power_on();
-        card
-    }
-
-    fn power_on(&self) {
-        let mut state = self.state.borrow_mut();
-        state.registers.clear();
-        let [a, b, c, d, e, f] = MAC;
-        state.registers.insert(reg::RAL0, u32::from_le_bytes([a, b, c, d]));
-        state.registers.insert(reg::RAH0, u32::from_le_bytes([e, f, 0, 0x80]));
-        state.registers.insert(reg::STATUS, LINK_UP | 2 << 6);
-        state.packet.clear();
-    }
-
-    pub fn manners(&self, change: impl FnOnce(&mut Manners)) {
-        change(&mut self.state.borrow_mut().manners);
-    }
-    pub fn get(&self, offset: usize) -> u32 {
-        *self.state.borrow().registers.get(&offset).unwrap_or(&0)
-    }
-    pub fn set(&self, offset: usize, value: u32) {
-        self.state.borrow_mut().registers.insert(offset, value);
-    }
-    pub fn set_mac(&self, mac: [u8; 6]) {
-        let [a, b, c, d, e, f] = mac;
-        self.set(reg::RAL0, u32::from_le_bytes([a, b, c, d]));
-        self.set(reg::RAH0, u32::from_le_bytes([e, f, 0, 0x80]));
-    }
-    pub fn sent(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut self.state.borrow_mut().sent)
-    }
-    /// Accesses since the last call.
-    pub fn accesses(&self) -> Vec<(usize, Option<u32>)> {
-        std::mem::take(&mut self.state.borrow_mut().accesses)
-    }
-    /// Whether the interrupt line is asserted.
-    pub fn asserts(&self) -> bool {
-        self.get(reg::ICR) & self.get(reg::IMS) != 0
-    }
-    pub fn raise(&self, cause: u32) {
-        self.set(reg::ICR, self.get(reg::ICR) | cause);
-    }
-    pub fn set_link(&self, up: bool) {
-        let status = self.get(reg::STATUS) & !LINK_UP;
-        self.set(reg::STATUS, status | if up { LINK_UP } else { 0 });
-        self.raise(LSC);
-    }
-
-    fn base(&self, low: usize) -> u64 {
-        u64::from(self.get(low)) | u64::from(self.get(low + 4)) << 32
-    }
-    fn entries(&self, len: usize) -> u32 {
-        self.get(len) / 16
-    }
-    fn descriptor(&self, ring: usize, index: u32) -> (Maddr, u64, u64) {
-        let at = Maddr::from_raw(self.base(ring) + u64::from(index) * 16);
-        let mut bytes = [0; 16];
-        self.memory.read(at, &mut bytes).expect("descriptor outside of DMA memory");
-        (at, u64::from_le_bytes(bytes[..8].try_into().unwrap()), u64::from_le_bytes(bytes[8..].try_into().unwrap()))
-    }
-
-    /// The receive descriptor that the card fills next, if it owns one.
-    pub fn next_rx(&self) -> Option<(Maddr, u64)> {
-        let (head, tail) = (self.get(reg::RDH), self.get(reg::RDT));
-        if self.get(reg::RCTL) & ENABLE == 0 || head == tail {
-            return None;
+#[test]
+fn frames_leave_in_order_over_many_laps_of_the_ring() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for number in 0..2000_u32 {
+        driver.transmit(bench.frames.whole(&payload(number, 60 + number as usize % 1400))).map_err(drop).unwrap();
+        if number % 7 == 0 {
+            driver.flush();
+            driver.poll().unwrap();
         }
-        let (at, buffer, _) = self.descriptor(reg::RDBAL, head);
-        Some((at, buffer))
     }
-
-    /// Completes the next receive descriptor with anything at all.
-    pub fn complete_rx(&self, written: &[u8], len: u16, status: u8, errors: u8) -> bool {
-        let Some((at, buffer)) = self.next_rx() else { return false };
-        self.memory.write(Maddr::from_raw(buffer), written).expect("buffer outside of DMA memory");
-        let word = u64::from(len) | u64::from(status) << 32 | u64::from(errors) << 40;
-        self.memory.write(at.wrapping_add(8), &word.to_le_bytes()).unwrap();
-        self.set(reg::RDH, (self.get(reg::RDH) + 1) % self.entries(reg::RDLEN));
-        self.raise(RXT0);
-        true
+    driver.flush();
+    driver.poll().unwrap();
+    let sent = bench.card.sent();
+    assert_eq!(sent.len(), 2000);
+    for (number, frame) in (0..).zip(sent) {
+        assert_eq!(frame, payload(number, 60 + number as usize % 1400));
     }
+    assert_eq!((driver.counters().tx_frames, bench.frames.outstanding()), (2000, 0));
+}
 
-    /// Receives a frame as a card should. `false` if no descriptor is free.
-    pub fn receive(&self, frame: &[u8]) -> bool {
-        self.complete_rx(frame, u16::try_from(frame.len()).unwrap(), 0b11 | 1 << 2, 0)
-    }
-
-    /// Works off the transmit ring.
-    pub fn transmit(&self) {
-        if self.get(reg::TCTL) & ENABLE == 0 || self.state.borrow().manners.tx_hangs {
-            return;
-        }
-        while self.get(reg::TDH) != self.get(reg::TDT) {
-            let index = self.get(reg::TDH);
-            let (at, low, high) = self.descriptor(reg::TDBAL, index);
-            self.process(low, high);
-            if high & 1 << 27 != 0 {
-                self.memory.write(at.wrapping_add(8), &(high | 1 << 32).to_le_bytes()).unwrap();
-                self.raise(TXDW);
+#[test]
+fn frames_arrive_in_order_over_many_laps_of_the_ring() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for number in 0..2000 {
+        let frame = payload(number, 60 + number as usize % 1400);
+        assert!(bench.card.receive(&frame));
+        if number % 5 == 4 {
+            for expected in number - 4..=number {
+                assert_eq!(bytes_of(&driver.receive().unwrap()), payload(expected, 60 + expected as usize % 1400));
             }
-            self.set(reg::TDH, (index + 1) % self.entries(reg::TDLEN));
+            assert!(driver.receive().is_none());
         }
     }
+    assert_eq!(driver.counters().rx_frames, 2000);
+}
 
-    fn process(&self, low: u64, high: u64) {
-        let byte = |word: u64, at: u32| (word >> at & 0xff) as usize;
-        assert_ne!(high & 1 << 29, 0, "legacy descriptors are not modelled");
-        let mut state = self.state.borrow_mut();
-        if high >> 20 & 0xf == 0 {
-            let context = Context {
-                ipcss: byte(low, 0),
-                ipcso: byte(low, 8),
-                tucss: byte(low, 32),
-                tucso: byte(low, 40),
-                ipv4: high & 1 << 25 != 0,
-                payload: (high & 0xf_ffff) as usize,
-                headers: byte(high, 40),
-                mss: (high >> 48) as usize,
-            };
-            state.contexts += 1;
-            let segments = high & 1 << 26 != 0;
-            *(if segments { &mut state.segment_context } else { &mut state.checksum_context }) = context;
-            return;
-        }
-        if state.packet.is_empty() {
-            state.options = high;
-        }
-        let mut bytes = vec![0; (high & 0xf_ffff) as usize];
-        assert!(!bytes.is_empty(), "an empty data descriptor hangs the card");
-        self.memory.read(Maddr::from_raw(low), &mut bytes).expect("data outside of DMA memory");
-        state.packet.extend(bytes);
-        if high & 1 << 24 != 0 {
-            assert_ne!(high & 1 << 25, 0, "a frame without FCS");
-            let packet = std::mem::take(&mut state.packet);
-            let frames = state.finish(packet);
-            state.sent.extend(frames);
-        }
+#[test]
+fn a_frame_in_several_segments_is_sent_whole() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    let parts: Vec<Vec<u8>> = (0..18).map(|number| payload(number, 80)).collect();
+    let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    driver.transmit(bench.frames.scattered(&parts)).map_err(drop).unwrap();
+    driver.flush();
+    assert_eq!(bench.card.sent(), [parts.concat()]);
+}
+
+#[test]
+fn a_short_frame_is_padded_with_zeros() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    driver.transmit(bench.frames.whole(&payload(1, 42))).map_err(drop).unwrap();
+    driver.transmit(bench.frames.scattered(&[&payload(2, 20), &payload(3, 10)])).map_err(drop).unwrap();
+    driver.flush();
+    let expected = |parts: &[Vec<u8>]| {
+        let mut bytes = parts.concat();
+        bytes.resize(60, 0);
+        bytes
+    };
+    assert_eq!(bench.card.sent(), [expected(&[payload(1, 42)]), expected(&[payload(2, 20), payload(3, 10)])]);
+}
+
+#[test]
+fn a_blank_checksum_is_filled_in_and_the_context_is_sent_once() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for number in 0..3 {
+        let mut bytes = payload(number, 200);
+        // The field holds a pseudo-header sum.
+        bytes[50..52].copy_from_slice(&[0x12, 0x34]);
+        let mut frame = bench.frames.whole(&bytes);
+        frame.checksum = Checksum::Blank { start: 34, field: 16 };
+        driver.transmit(frame).map_err(drop).unwrap();
+        let plain = bench.frames.whole(&payload(number, 100));
+        driver.transmit(plain).map_err(drop).unwrap();
+        driver.flush();
+        let value = checksum(&bytes[34..]);
+        bytes[50..52].copy_from_slice(&value.to_be_bytes());
+        assert_eq!(bench.card.sent(), [bytes, payload(number, 100)]);
     }
+    assert_eq!(bench.card.state.borrow().contexts, 1);
+}
 
-    fn write(&self, offset: usize, value: u32) {
-        if self.state.borrow().manners.gone {
-            return;
-        }
-        self.state.borrow_mut().accesses.push((offset, Some(value)));
-        match offset {
-            reg::CTRL if value & RST != 0 => {
-                if self.state.borrow().manners.reset_hangs {
-                    self.set(offset, value);
-                } else {
-                    let mac = [self.get(reg::RAL0), self.get(reg::RAH0)];
-                    self.power_on();
-                    self.set(reg::RAL0, mac[0]);
-                    self.set(reg::RAH0, mac[1]);
-                }
-            }
-            reg::IMS => self.set(reg::IMS, self.get(reg::IMS) | value),
-            reg::IMC => self.set(reg::IMS, self.get(reg::IMS) & !value),
-            reg::MDIC => self.set(offset, value | 1 << 28),
-            reg::EERD if !self.state.borrow().manners.eeprom_hangs => {
-                let word = self.state.borrow().eeprom[(value >> 8 & 0xff) as usize];
-                self.set(offset, u32::from(word) << 16 | 1 << 4);
-            }
-            reg::TDT => {
-                self.set(offset, value);
-                self.transmit();
-            }
-            _ => self.set(offset, value),
+/// A TCP packet with complete headers and the pseudo-header sum in its checksum field.
+fn tcp(ipv6: bool, len: usize) -> (Vec<u8>, usize) {
+    let start = if ipv6 { 54 } else { 34 };
+    let mut bytes = payload(9, start + 20 + len);
+    bytes[12..14].copy_from_slice(if ipv6 { &[0x86, 0xdd] } else { &[8, 0] });
+    let tcp_len = u16::try_from(20 + len).unwrap();
+    let addresses = if ipv6 { 22..54 } else { 26..34 };
+    if ipv6 {
+        bytes[18..20].copy_from_slice(&tcp_len.to_be_bytes());
+    } else {
+        bytes[14] = 0x45;
+        bytes[16..18].copy_from_slice(&(tcp_len + 20).to_be_bytes());
+        bytes[18..20].copy_from_slice(&[0, 1]);
+        bytes[24..26].copy_from_slice(&[0, 0]);
+        let value = checksum(&bytes[14..34]);
+        bytes[24..26].copy_from_slice(&value.to_be_bytes());
+    }
+    bytes[start + 4..start + 8].copy_from_slice(&1000_u32.to_be_bytes());
+    bytes[start + 12] = 0x50;
+    let pseudo = sum(&[&bytes[addresses], &[0, 6], &tcp_len.to_be_bytes()].concat());
+    bytes[start + 16..start + 18].copy_from_slice(&pseudo.to_be_bytes());
+    (bytes, start)
+}
+
+#[test]
+fn a_large_packet_is_cut_into_segments_with_good_checksums() {
+    for ipv6 in [false, true] {
+        let bench = Bench::new();
+        let mut driver = bench.running();
+        let (bytes, start) = tcp(ipv6, 5000);
+        let parts: Vec<&[u8]> = bytes.chunks(2000).collect();
+        let mut frame = bench.frames.scattered(&parts);
+        frame.checksum = Checksum::Blank { start: start as u16, field: 16 };
+        frame.gso = Some(Gso { ipv6, size: 1400 });
+        driver.transmit(frame).map_err(drop).unwrap();
+        driver.flush();
+        let sent = bench.card.sent();
+        assert_eq!(sent.iter().map(|frame| frame.len() - start - 20).collect::<Vec<_>>(), [1400, 1400, 1400, 800]);
+        for (number, frame) in sent.iter().enumerate() {
+            let at = 1400 * number + start + 20;
+            assert_eq!(frame[start + 20..], bytes[at..at + frame.len() - start - 20]);
+            let addresses = if ipv6 { &frame[22..54] } else { &frame[26..34] };
+            let len = u16::try_from(frame.len() - start).unwrap();
+            let total = sum(&[addresses, &[0, 6], &len.to_be_bytes(), &frame[start..]].concat());
+            assert_eq!(total, 0xffff, "checksum of segment {number}");
         }
     }
 }
 
-impl State {
-    /// What goes out on the wire for a packet.
-    fn finish(&self, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
-        const TXSM: u64 = 1 << 41;
-        if self.options & 1 << 26 != 0 {
-            return self.cut(&packet);
-        }
-        if self.options & TXSM != 0 {
-            let Context { tucss, tucso, .. } = self.checksum_context;
-            let value = checksum(&packet[tucss..]);
-            packet[tucso..tucso + 2].copy_from_slice(&value.to_be_bytes());
-        }
-        vec![packet]
-    }
+#[test]
+fn after_a_cut_packet_the_next_frame_takes_two_descriptors() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    let (bytes, start) = tcp(false, 3000);
+    let mut frame = bench.frames.whole(&bytes);
+    frame.checksum = Checksum::Blank { start: start as u16, field: 16 };
+    frame.gso = Some(Gso { ipv6: false, size: 1400 });
+    driver.transmit(frame).map_err(drop).unwrap();
+    driver.flush();
+    let before = bench.card.get(reg::TDT);
+    driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+    driver.transmit(bench.frames.whole(&payload(2, 100))).map_err(drop).unwrap();
+    driver.flush();
+    assert_eq!(bench.card.get(reg::TDT) - before, 3);
+    assert_eq!(bench.card.sent()[3..], [payload(1, 100), payload(2, 100)]);
+}
 
-    fn cut(&self, packet: &[u8]) -> Vec<Vec<u8>> {
-        let context = self.segment_context;
-        assert_eq!(packet.len(), context.headers + context.payload, "lengths in the context");
-        let (headers, payload) = packet.split_at(context.headers);
-        let mut sequence = u32::from_be_bytes(headers[context.tucss + 4..context.tucss + 8].try_into().unwrap());
-        let mut frames = Vec::new();
-        for (number, part) in payload.chunks(context.mss).enumerate() {
-            let mut frame = [headers, part].concat();
-            let (ip, tcp) = (context.ipcss, context.tucss);
-            if context.ipv4 {
-                let total = u16::try_from(frame.len() - ip).unwrap();
-                frame[ip + 2..ip + 4].copy_from_slice(&total.to_be_bytes());
-                let id = u16::from_be_bytes([frame[ip + 4], frame[ip + 5]]) + number as u16;
-                frame[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
-                let value = checksum(&frame[ip..tcp]);
-                frame[context.ipcso..context.ipcso + 2].copy_from_slice(&value.to_be_bytes());
-            }
-            frame[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
-            sequence += part.len() as u32;
-            // The pseudo-header sum in the field lacks the length.
-            let len = u16::try_from(frame.len() - tcp).unwrap();
-            let value = !sum(&[&frame[tcp..], &[0][..frame[tcp..].len() % 2], &len.to_be_bytes()].concat());
-            frame[context.tucso..context.tucso + 2].copy_from_slice(&value.to_be_bytes());
-            frames.push(frame);
+#[test]
+fn a_segmentation_request_without_a_tcp_header_is_dropped() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for start in [0, 13, 60, 99, 2000, u16::MAX] {
+        let mut frame = bench.frames.whole(&payload(1, 100));
+        frame.checksum = Checksum::Blank { start, field: 16 };
+        frame.gso = Some(Gso { ipv6: false, size: 10 });
+        driver.transmit(frame).map_err(drop).unwrap();
+    }
+    driver.flush();
+    driver.poll().unwrap();
+    assert_eq!((bench.frames.outstanding(), bench.card.get(reg::TDH)), (0, bench.card.get(reg::TDT)));
+}
+
+#[test]
+fn the_hot_path_reads_no_register_and_rings_once_per_batch() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for number in 0..20 {
+        driver.transmit(bench.frames.whole(&payload(number, 100))).map_err(drop).unwrap();
+        assert!(bench.card.receive(&payload(number, 100)));
+        driver.receive().unwrap();
+    }
+    driver.flush();
+    driver.flush();
+    driver.poll().unwrap();
+    let accesses = bench.card.accesses();
+    // The first look at the link, after start, is due in the same turn.
+    let hot: Vec<_> = accesses.iter().filter(|(at, _)| *at != reg::STATUS).collect();
+    assert_eq!(hot, [&(reg::TDT, Some(20))]);
+}
+
+#[test]
+fn a_full_ring_gives_the_frame_back_and_takes_it_once_there_is_room() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    bench.card.manners(|manners| manners.tx_hangs = true);
+    let mut queued = 0;
+    let refused = loop {
+        match driver.transmit(bench.frames.whole(&payload(queued, 100))) {
+            Ok(()) => queued += 1,
+            Err(frame) => break frame,
         }
-        frames
+    };
+    assert!((200..256).contains(&queued));
+    bench.card.manners(|manners| manners.tx_hangs = false);
+    bench.card.transmit();
+    driver.transmit(refused).map_err(drop).unwrap();
+    driver.flush();
+    driver.poll().unwrap();
+    assert_eq!((bench.card.sent().len(), bench.frames.outstanding()), (queued as usize + 1, 0));
+}
+
+#[test]
+fn dv_01_a_length_beyond_the_buffer_is_dropped() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for len in [2049, 4096, 4097, u16::MAX] {
+        assert!(bench.card.complete_rx(&[1; 64], len, 0b11, 0));
+        assert!(driver.receive().is_none());
+    }
+    assert!(bench.card.receive(&payload(5, 100)));
+    assert_eq!(bytes_of(&driver.receive().unwrap()), payload(5, 100));
+    assert_eq!((driver.counters().rx_dropped, driver.counters().rx_frames), (4, 1));
+}
+
+#[test]
+fn dv_02_lengths_that_make_no_frame_are_dropped() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for len in [0, 1, 13] {
+        assert!(bench.card.complete_rx(&[1; 64], len, 0b11, 0));
+        assert!(driver.receive().is_none());
+    }
+    assert!(bench.card.complete_rx(&[1; 64], 14, 0b11, 0));
+    assert_eq!(driver.receive().unwrap().len(), 14);
+}
+
+#[test]
+fn dv_02_a_frame_without_end_neither_holds_the_caller_nor_leaks_a_buffer() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for _ in 0..10 {
+        while bench.card.complete_rx(&[1; 64], 64, 0b01, 0) {}
+        assert!(driver.receive().is_none());
+    }
+    // The end of the endless frame, then a good one.
+    assert!(bench.card.receive(&payload(1, 100)));
+    assert!(bench.card.receive(&payload(2, 100)));
+    assert_eq!(bytes_of(&driver.receive().unwrap()), payload(2, 100));
+}
+
+#[test]
+fn a_damaged_frame_is_dropped() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    assert!(bench.card.complete_rx(&payload(1, 100), 100, 0b11, 1));
+    assert!(driver.receive().is_none());
+    assert_eq!(driver.counters().rx_dropped, 1);
+}
+
+#[test]
+fn dv_03_a_frame_that_is_reported_but_not_written_shows_zeros() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    // Every buffer of the pool has held somebody's frame.
+    for number in 0..1000 {
+        assert!(bench.card.receive(&[0x5e; 1500]));
+        drop(driver.receive().unwrap());
+        if number >= 300 {
+            assert!(bench.card.complete_rx(&[], 1500, 0b11, 0));
+            let frame = driver.receive().unwrap();
+            assert!(bytes_of(&frame).iter().all(|byte| *byte == 0), "what another frame left, at {number}");
+        }
     }
 }
 
-impl Mmio for Card {
-    fn len(&self) -> usize {
-        0x2_0000
-    }
-    fn read8(&self, offset: usize) -> u8 {
-        panic!("8-bit read of {offset:#x}")
-    }
-    fn read16(&self, offset: usize) -> u16 {
-        panic!("16-bit read of {offset:#x}")
-    }
-    fn read32(&self, offset: usize) -> u32 {
-        self.state.borrow_mut().accesses.push((offset, None));
-        if self.state.borrow().manners.gone {
-            return u32::MAX;
+#[test]
+fn dv_05_a_completion_of_a_descriptor_that_is_not_the_cards_frees_nothing() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    // Every descriptor of the transmit ring says that it is done.
+    let ring = u64::from(bench.card.get(reg::TDBAL)) | u64::from(bench.card.get(reg::TDBAH)) << 32;
+    let all_done = |bench: &Bench| {
+        for index in 0..256 {
+            let at = xen_pv_rt::hyp::Maddr::from_raw(ring + index * 16 + 12);
+            bench.memory.write(at, &[1]).unwrap();
         }
-        let value = self.get(offset);
-        if offset == reg::ICR {
-            self.set(reg::ICR, 0);
-        }
-        value
+    };
+    all_done(&bench);
+    bench.card.manners(|manners| manners.tx_hangs = true);
+    driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+    driver.flush();
+    driver.poll().unwrap();
+    assert_eq!((bench.frames.outstanding(), driver.counters().tx_frames), (1, 0));
+    // And once more when it really is.
+    bench.card.manners(|manners| manners.tx_hangs = false);
+    bench.card.transmit();
+    all_done(&bench);
+    driver.poll().unwrap();
+    driver.poll().unwrap();
+    assert_eq!((bench.frames.outstanding(), driver.counters().tx_frames), (0, 1));
+}
+
+#[test]
+fn dv_06_a_card_that_stops_sending_is_reset_and_goes_on() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    bench.card.manners(|manners| manners.tx_hangs = true);
+    driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+    driver.flush();
+    bench.clock.advance(Duration::from_secs(4));
+    driver.poll().unwrap();
+    assert_eq!((driver.counters().resets, bench.frames.outstanding()), (0, 1));
+    bench.clock.advance(Duration::from_secs(2));
+    bench.card.manners(|manners| manners.tx_hangs = false);
+    driver.poll().unwrap();
+    let counters = driver.counters();
+    assert_eq!((counters.resets, counters.tx_dropped, bench.frames.outstanding()), (1, 1, 0));
+    driver.transmit(bench.frames.whole(&payload(2, 100))).map_err(drop).unwrap();
+    driver.flush();
+    assert!(bench.card.receive(&payload(3, 100)));
+    assert_eq!(bench.card.sent(), [payload(2, 100)]);
+    assert_eq!(bytes_of(&driver.receive().unwrap()), payload(3, 100));
+}
+
+#[test]
+fn an_idle_card_is_not_reset() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    for _ in 0..10 {
+        bench.clock.advance(Duration::from_secs(10));
+        driver.poll().unwrap();
+        driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+        driver.flush();
+        driver.poll().unwrap();
     }
-    fn read64(&self, offset: usize) -> u64 {
-        panic!("64-bit read of {offset:#x}")
+    assert_eq!(driver.counters().resets, 0);
+}
+
+#[test]
+fn frames_wait_for_the_link_without_a_reset() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    bench.card.manners(|manners| manners.tx_hangs = true);
+    bench.card.set_link(false);
+    driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+    driver.flush();
+    for _ in 0..20 {
+        bench.clock.advance(Duration::from_secs(1));
+        driver.poll().unwrap();
     }
-    fn write8(&self, offset: usize, _value: u8) {
-        panic!("8-bit write of {offset:#x}")
+    assert_eq!((driver.link(), driver.counters().resets), (Link::Down, 0));
+}
+
+#[test]
+fn dv_08_a_checksum_is_good_only_if_the_card_checked_it_and_found_it_good() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    const CHECKED: u8 = 0x20;
+    const IGNORE: u8 = 0x04;
+    for (status, errors, expected) in [
+        (CHECKED, 0, Checksum::Good),
+        (0, 0, Checksum::Unknown),
+        (CHECKED | IGNORE, 0, Checksum::Unknown),
+        (CHECKED, 0x20, Checksum::Unknown),
+        (CHECKED, 0x40, Checksum::Unknown),
+    ] {
+        assert!(bench.card.complete_rx(&payload(1, 100), 100, 0b11 | status, errors));
+        assert_eq!(driver.receive().unwrap().checksum, expected, "{status:#x} {errors:#x}");
     }
-    fn write16(&self, offset: usize, _value: u16) {
-        panic!("16-bit write of {offset:#x}")
+}
+
+#[test]
+fn dv_12_a_frame_without_an_interrupt_is_found_by_polling() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    assert!(!driver.enable_interrupts());
+    assert!(bench.card.receive(&payload(1, 100)));
+    bench.card.set(reg::ICR, 0);
+    driver.poll().unwrap();
+    assert!(driver.receive().is_some());
+}
+
+#[test]
+fn a_frame_just_before_going_to_sleep_is_not_missed() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    driver.poll().unwrap();
+    assert!(!driver.enable_interrupts());
+    assert!(!bench.card.asserts());
+    assert!(bench.card.receive(&payload(1, 100)));
+    assert!(bench.card.asserts(), "the next frame interrupts");
+    assert!(driver.enable_interrupts(), "work was there already");
+    assert!(!bench.card.asserts(), "and the line is quiet again");
+}
+
+#[test]
+fn sent_frames_interrupt_only_when_the_ring_is_crowded() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    driver.poll().unwrap();
+    bench.card.manners(|manners| manners.tx_hangs = true);
+    driver.enable_interrupts();
+    assert_eq!(bench.card.get(reg::IMS) & TXDW, 0);
+    for number in 0..200 {
+        driver.transmit(bench.frames.whole(&payload(number, 100))).map_err(drop).unwrap();
     }
-    fn write32(&self, offset: usize, value: u32) {
-        self.write(offset, value);
+    driver.flush();
+    driver.enable_interrupts();
+    assert_eq!(bench.card.get(reg::IMS) & TXDW, TXDW);
+    bench.card.manners(|manners| manners.tx_hangs = false);
+    bench.card.transmit();
+    assert!(bench.card.asserts());
+    driver.enable_interrupts();
+    driver.enable_interrupts();
+    assert_eq!((bench.card.get(reg::IMS) & TXDW, bench.frames.outstanding()), (0, 0));
+}
+
+#[test]
+fn a_link_change_is_seen_after_its_interrupt() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    driver.poll().unwrap();
+    assert_eq!(driver.link(), Link::Up(1000));
+    driver.enable_interrupts();
+    bench.card.set_link(false);
+    assert!(bench.card.asserts());
+    assert!(driver.enable_interrupts());
+    driver.poll().unwrap();
+    assert_eq!(driver.link(), Link::Down);
+}
+
+#[test]
+fn dv_14_a_card_that_is_gone_is_noticed_and_holds_nobody() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    driver.poll().unwrap();
+    bench.card.manners(|manners| manners.gone = true);
+    assert!(driver.enable_interrupts());
+    assert_eq!(driver.poll(), Err(NicError::Gone));
+    assert!(driver.transmit(bench.frames.whole(&payload(1, 100))).is_err());
+    assert!(driver.receive().is_none());
+    driver.quiesce();
+    assert_eq!(driver.poll(), Err(NicError::Gone));
+
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    bench.card.manners(|manners| manners.gone = true);
+    bench.clock.advance(Duration::from_secs(1));
+    assert_eq!(driver.poll(), Err(NicError::Gone), "found without an interrupt");
+    assert_eq!(bench.start().err(), Some(NicError::Gone));
+}
+
+#[test]
+fn dv_15_no_wait_for_the_card_is_endless() {
+    let bench = Bench::new();
+    bench.card.manners(|manners| manners.reset_hangs = true);
+    assert_eq!(bench.start().err(), Some(NicError::TimedOut("reset")));
+    let bench = Bench::new();
+    bench.card.set_mac([0; 6]);
+    bench.card.manners(|manners| manners.eeprom_hangs = true);
+    assert_eq!(bench.start().err(), Some(NicError::TimedOut("EEPROM")));
+}
+
+#[test]
+fn dv_16_an_impossible_address_is_not_used() {
+    for mac in [[0; 6], [0xff; 6], [1, 0, 0x5e, 1, 2, 3]] {
+        let bench = Bench::new();
+        bench.card.set_mac(mac);
+        bench.card.state.borrow_mut().eeprom = [0x5452, 0x1200, 0x5634];
+        assert_eq!(bench.start().unwrap().mac(), MacAddress(MAC), "the EEPROM has a good one");
+        let bench = Bench::new();
+        bench.card.set_mac(mac);
+        assert!(matches!(bench.start().err(), Some(NicError::Unsupported(_))));
     }
-    fn write64(&self, offset: usize, _value: u64) {
-        panic!("64-bit write of {offset:#x}")
+}
+
+#[test]
+fn dv_18_memory_of_a_card_that_does_not_stop_is_never_given_back() {
+    let bench = Bench::new();
+    let before = bench.memory.pages_in_use();
+    let driver = bench.running();
+    let running = bench.memory.pages_in_use();
+    assert!(running > before + 256);
+    bench.card.manners(|manners| manners.reset_hangs = true);
+    drop(driver);
+    assert_eq!(bench.memory.pages_in_use(), running);
+
+    let driver = {
+        bench.card.manners(|manners| manners.reset_hangs = false);
+        bench.running()
+    };
+    drop(driver);
+    assert_eq!(bench.memory.pages_in_use(), running, "a card that stops gives its memory back");
+}
+
+#[test]
+fn a_quiesced_card_no_longer_touches_memory() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    driver.quiesce();
+    assert!(!bench.card.receive(&payload(1, 100)));
+    assert_eq!((bench.card.get(reg::IMS), bench.card.get(reg::TCTL) & 2), (0, 0));
+    assert_eq!(driver.poll(), Ok(()));
+}
+
+#[test]
+fn a_received_frame_is_dropped_while_no_buffer_is_free_and_the_card_goes_on() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    let mut held = Vec::new();
+    for number in 0..SPARE {
+        assert!(bench.card.receive(&payload(number as u32, 100)));
+        held.push(driver.receive().unwrap());
     }
+    assert!(bench.card.receive(&payload(1, 100)));
+    assert!(driver.receive().is_none());
+    held.pop();
+    assert!(bench.card.receive(&payload(2, 100)));
+    assert_eq!(bytes_of(&driver.receive().unwrap()), payload(2, 100));
 }
