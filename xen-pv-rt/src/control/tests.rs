@@ -171,3 +171,18 @@ fn a_reset_of_the_connection_loses_no_request() {
     assert_eq!(outcome.get(), Request::Reboot);
     assert!(bench.daemon.seen.iter().any(|seen| seen.kind == START));
 }
+
+#[test]
+fn a_node_that_is_denied_is_tried_again_and_leaves_no_transaction() {
+    let (mut bench, clock, outcome) = domain();
+    bench.daemon.denied = Some(SHUTDOWN);
+    bench.daemon.write(SHUTDOWN, b"poweroff");
+    bench.settle();
+    assert!(outcome.is_pending());
+    assert!(bench.daemon.transactions.is_empty());
+    bench.daemon.denied = None;
+    clock.now.set(clock.take_wake_at().unwrap());
+    bench.tasks.poll();
+    bench.settle();
+    assert_eq!(outcome.get(), Request::PowerOff);
+}

@@ -96,6 +96,8 @@ pub(crate) struct Daemon {
     /// Replies are held back, to be sent in another order, or never.
     pub(crate) held: Option<Vec<Vec<u8>>>,
     pub(crate) watch_quota: usize,
+    /// A node that may be neither read nor written.
+    pub(crate) denied: Option<&'static str>,
     pub(crate) transaction_quota: usize,
     /// More than 20 outstanding requests are the client's fault. If not, xenstored just stops reading.
     pub(crate) strict: bool,
@@ -131,6 +133,7 @@ impl Daemon {
             seen: Vec::new(),
             held: None,
             watch_quota: 128,
+            denied: None,
             transaction_quota: 10,
             strict: true,
             next_tx: 0,
@@ -250,6 +253,9 @@ impl Daemon {
                 return Ok(b"OK\0".to_vec());
             }
             _ => {}
+        }
+        if self.denied == Some(path.as_str()) {
+            return Err("EACCES");
         }
         let nodes = match seen.tx {
             0 => &mut self.nodes,
@@ -385,7 +391,6 @@ fn on_nodes(nodes: &mut Nodes, kind: u32, path: &str, body: &[u8]) -> Result<Vec
     let exists = nodes.contains_key(path) || nodes.keys().any(|key| key.starts_with(&below));
     match kind {
         READ => nodes.get(path).cloned().ok_or("ENOENT"),
-        WRITE if path.starts_with("/denied") => Err("EACCES"),
         WRITE => {
             nodes.insert(path.into(), body[path.len() + 1..].to_vec());
             Ok(b"OK\0".to_vec())

@@ -70,9 +70,10 @@ fn while_a_reset_is_under_way_requests_wait_and_nothing_is_touched() {
     let mut bench = Bench::with_reconnection();
     bench.daemon.send_raw(&[0xff; 16]);
     bench.daemon.run();
-    assert!(!bench.turn());
     let page = bench.daemon.page.clone();
-    let notified = page.notified.get();
+    let notified = page.notified.get() + 1;
+    assert!(!bench.turn());
+    assert_eq!(page.notified.get(), notified, "xenstored hears of it");
     let before: Vec<u32> = (0..1024).map(|word| page.get(word)).collect();
     let outcome = read(&bench);
     assert!(!bench.turn());
@@ -211,6 +212,7 @@ fn a_watch_asked_for_during_a_reset_is_registered_once() {
     bench.settle();
     let handle = outcome.get().ok().unwrap();
     assert_eq!(bench.daemon.watches.len(), 1);
+    assert_eq!(bench.daemon.seen.iter().filter(|seen| seen.kind == WATCH).count(), 1);
     assert_eq!(drain(&handle), ["backend"]);
 }
 
