@@ -179,8 +179,12 @@ impl<R: XsRing + 'static> Xenstore for Client<R> {
         let answer = Answer { client: self, id }.await;
         let stage = if answer.is_ok() { Stage::Live } else { Stage::Unknown };
         self.with(|connection, _| connection.watches.set_stage(token, stage));
-        answer?;
-        Ok(handle)
+        match answer {
+            Ok(_) => Ok(handle),
+            // xenstored's answer to a watch beyond the quota; the path itself was not too long.
+            Err(XsError::TooBig) => Err(XsError::Quota),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -288,7 +288,7 @@ impl Daemon {
             return Err("EEXIST");
         }
         if self.watches.len() >= self.watch_quota {
-            return Err("ENOSPC");
+            return Err("E2BIG");
         }
         self.watches.push(watch);
         Ok(b"OK\0".to_vec())
