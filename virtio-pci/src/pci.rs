@@ -50,6 +50,10 @@ const VECTOR: u16 = 0;
 const NO_VECTOR: u16 = 0xffff;
 /// First device id of modern devices; the rest is the virtio device type.
 const MODERN: u16 = 0x1040;
+/// First device id of devices that are legacy devices too; the type is the subsystem id.
+const TRANSITIONAL: u16 = 0x1000;
+/// Subsystem id in configuration space.
+const SUBSYSTEM_ID: u16 = 0x2e;
 
 /// A part of a BAR.
 pub struct Window<R> {
@@ -129,8 +133,11 @@ impl<R: Mmio> VirtioPci<R> {
     pub fn new<H: Platform<Region = R>>(device: &PciDevice<H>) -> Result<Self, PciError> {
         let unsupported =
             device.error(PciCause::Unsupported { vendor: device.vendor_id(), device: device.device_id() });
-        let kind = device.device_id().checked_sub(MODERN).map(u32::from);
-        let kind = kind.and_then(|kind| DeviceType::try_from(kind).ok()).ok_or(unsupported)?;
+        let number = match device.device_id() {
+            TRANSITIONAL..MODERN => device.read16(SUBSYSTEM_ID)?,
+            id => id.checked_sub(MODERN).ok_or(unsupported)?,
+        };
+        let kind = DeviceType::try_from(u32::from(number)).map_err(|_| unsupported)?;
         let mut bars: Vec<(u8, Rc<R>)> = Vec::new();
         // By `cfg_type`, 1 to 4. The first of each counts.
         let mut found: [Option<(Window<R>, u16)>; 5] = [const { None }; 5];

@@ -16,7 +16,6 @@ use core::sync::atomic::{Ordering, fence};
 
 use xen_pv_rt::hyp::{Dma, DmaRing, Maddr};
 
-
 /// Most descriptors of a queue: they fill one page.
 pub const MAX_SIZE: u16 = 256;
 

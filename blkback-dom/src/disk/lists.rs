@@ -69,6 +69,17 @@ impl Lists {
         }
     }
 
+    /// Writes one word.
+    pub(crate) fn store(&self, list: ListId, index: usize, value: u64) {
+        if let Some(word) = self.words(list).get(index) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+    /// Reads one word, which a device may have written before it reported so.
+    pub(crate) fn load(&self, list: ListId, index: usize) -> u64 {
+        self.words(list).get(index).map_or(0, |word| word.load(Ordering::Acquire))
+    }
+
     /// Keeps the memory allocated for ever: the controller may still use it.
     pub(crate) fn leak(&self) {
         core::mem::forget(self.pages.clone());

@@ -24,6 +24,7 @@ mod lists;
 pub mod nvme;
 mod probe;
 mod requests;
+pub mod virtio;
 mod words;
 
 pub use command::{Command, Op, SECTOR_BYTES, Span, Tag};

@@ -6,8 +6,11 @@ use core::time::Duration;
 use pciback::{InterruptKind, Interrupts, PciCause, PciDevice, PciError, Sbdf};
 use xen_pv_rt::hyp::{Instant, Platform, sleep};
 
+use virtio_pci::VirtioPci;
+
 use super::{
     Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, Failure, Health, SubmitError, Tag, nvme,
+    virtio,
 };
 
 /// Interrupt vectors asked for: all queues of a controller are served by one loop.
@@ -21,12 +24,17 @@ const STEP: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
     Nvme,
+    Virtio,
 }
 
-/// By class code: base class, subclass, programming interface.
-const fn family(class: u32) -> Option<Family> {
-    match class {
-        0x01_08_02 => Some(Family::Nvme),
+/// What a virtio-blk request is given.
+const VIRTIO_TIME: Duration = Duration::from_secs(30);
+
+/// By class code (base class, subclass, programming interface), or by vendor and device id.
+const fn family(class: u32, vendor: u16, device: u16) -> Option<Family> {
+    match (class, vendor, device) {
+        (0x01_08_02, _, _) => Some(Family::Nvme),
+        (_, 0x1af4, 0x1001 | 0x1042) => Some(Family::Virtio),
         _ => None,
     }
 }
@@ -59,11 +67,14 @@ impl From<PciError> for ProbeError {
 pub enum AnyController<H: Platform> {
     /// See [`nvme`].
     Nvme(nvme::Nvme<H::Region, H>),
+    /// See [`virtio`].
+    Virtio(virtio::VirtioBlk<VirtioPci<H::Region>, H>),
 }
 
 /// A controller that was reset and is not at work yet.
 enum QuietController<H: Platform> {
     Nvme(nvme::Quiet<H::Region, H>),
+    Virtio(virtio::Quiet<VirtioPci<H::Region>, H>),
 }
 
 /// A controller in service, with what it came from. Dropping it stops the controller, then its interrupts, then
@@ -85,7 +96,7 @@ impl<H: Platform> AttachedController<H> {
     pub async fn attach(device: PciDevice<H>) -> Result<Self, ProbeError> {
         let unsupported = PciCause::Unsupported { vendor: device.vendor_id(), device: device.device_id() };
         let class = device.read32(CLASS)? >> 8;
-        let family = family(class).ok_or_else(|| device.error(unsupported))?;
+        let family = family(class, device.vendor_id(), device.device_id()).ok_or_else(|| device.error(unsupported))?;
         device.enable_memory()?;
         let mut quiet = reset(family, &device).await;
         if let Err(ProbeError::Controller(_, Failure::TimedOut(what))) = &quiet {
@@ -98,7 +109,8 @@ impl<H: Platform> AttachedController<H> {
         let interrupts = device.enable_interrupts(VECTORS)?;
         device.enable_bus_master()?;
         let hyp = device.platform();
-        let controller = start(quiet, hyp).map_err(|error| ProbeError::Controller(device.sbdf(), error))?;
+        let controller =
+            start(quiet, interrupts.kind(), hyp).map_err(|error| ProbeError::Controller(device.sbdf(), error))?;
         let mut this = Self { controller, interrupts, device, complained: false };
         this.await_service().await?;
         Ok(this)
@@ -159,6 +171,7 @@ impl<H: Platform> AttachedController<H> {
     pub fn name(&self) -> &'static str {
         match self.controller {
             AnyController::Nvme(_) => "NVMe",
+            AnyController::Virtio(_) => "virtio-blk",
         }
     }
 }
@@ -171,13 +184,22 @@ async fn reset<H: Platform>(family: Family, device: &PciDevice<H>) -> Result<Qui
             let window = device.map_bar(0, nvme::WINDOW)?;
             nvme::Quiet::reset(window, clock).await.map(QuietController::Nvme)
         }
+        Family::Virtio => virtio::Quiet::reset(VirtioPci::new(device)?, clock).await.map(QuietController::Virtio),
     }
     .map_err(|error| ProbeError::Controller(device.sbdf(), error))
 }
 
-fn start<H: Platform>(quiet: QuietController<H>, hyp: &H) -> Result<AnyController<H>, Failure> {
+fn start<H: Platform>(
+    quiet: QuietController<H>,
+    interrupts: InterruptKind,
+    hyp: &H,
+) -> Result<AnyController<H>, Failure> {
     match quiet {
         QuietController::Nvme(quiet) => quiet.start(hyp, nvme::Patience::default()).map(AnyController::Nvme),
+        QuietController::Virtio(mut quiet) => {
+            quiet.transport().use_msix(interrupts == InterruptKind::MsiX);
+            quiet.start(hyp, VIRTIO_TIME).map(AnyController::Virtio)
+        }
     }
 }
 
@@ -185,6 +207,7 @@ macro_rules! each {
     ($self:expr, $controller:ident => $call:expr) => {
         match $self {
             Self::Nvme($controller) => $call,
+            Self::Virtio($controller) => $call,
         }
     };
 }

@@ -3,6 +3,7 @@
 
 pub mod nvme;
 pub mod nvme_bench;
+pub mod virtio;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

@@ -160,6 +160,7 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         });
         if let Some((sqid, cid)) = late {
             self.counters.timeouts = self.counters.timeouts.wrapping_add(1);
+            log::warn!("nvme: a command takes more than {} s; aborting it", patience.command.as_secs());
             self.start_task(Task::Abort, command::abort(sqid, cid));
             // The next one does not have to wait for a whole tick.
             self.next_tick = now.saturating_add(STEP.saturating_mul(10));
