@@ -128,7 +128,7 @@ impl<H: Hypervisor> Vbd<H> {
     }
 
     fn begin(&mut self, queue: u8, request: &Request, ticket: Ticket, now: Instant) {
-        let (id, operation) = (request.id(), request.operation());
+        let (id, operation) = (request.id(), request.answered_operation());
         match request.validate(&self.limits) {
             Ok(command) => {
                 let work = Work::new(queue, ticket, id, operation, command);

@@ -100,6 +100,15 @@ impl Request {
         Operation::from_raw(operation)
     }
 
+    /// What the answer says was asked for: of an indirect request the read or write inside, which is what
+    /// frontends compare it with.
+    pub const fn answered_operation(&self) -> Operation {
+        match self.operation() {
+            Operation::Indirect => Operation::from_raw(self.head().0),
+            other => other,
+        }
+    }
+
     /// The frontend's name for it: echoed, and never used for anything else.
     pub fn id(&self) -> u64 {
         self.u64_at(2)
@@ -148,7 +157,7 @@ impl Status {
 pub struct Response {
     /// The request's id.
     pub id: u64,
-    /// The request's operation.
+    /// The request's operation ([`Request::answered_operation`]).
     pub operation: Operation,
     /// What became of it.
     pub status: Status,

@@ -212,6 +212,14 @@ fn an_indirect_request_has_as_many_segments_as_were_offered() {
 }
 
 #[test]
+fn an_indirect_request_is_answered_as_what_is_inside() {
+    for (operation, expected) in [(0, Operation::Read), (1, Operation::Write), (9, Operation::Unknown(9))] {
+        assert_eq!(Request::from_words(indirect(operation, 1)).answered_operation(), expected);
+    }
+    assert_eq!(Request::from_words(request(3, 0, 0, &[])).answered_operation(), Operation::FlushDiskcache);
+}
+
+#[test]
 fn an_indirect_list_is_validated_as_a_whole() {
     let Command::Indirect(request) = validate(indirect(1, 4), &LIMITS).unwrap() else { panic!() };
     assert_eq!((request.gref().into_raw(), request.nr_segments(), request.list_bytes()), (55, 4, 32));

@@ -15,7 +15,7 @@
 //!
 //! - [`FakeXen`] is the test's handle to the machine, [`FakeHyp`] the driver domain's.
 //! - [`Toolstack`] does what libxl does to a device, with libxl's timing.
-//! - [`Netfront`] is a network frontend that can lie in every field.
+//! - [`Netfront`] is a network frontend that can lie in every field, [`Blkfront`] a block frontend.
 //!
 //! Time is virtual and everything runs on one thread, stepped by the test.
 
@@ -30,6 +30,7 @@
     reason = "test code: a panic is a failed test"
 )]
 
+mod blkfront;
 mod client;
 mod events;
 mod faults;
@@ -40,6 +41,7 @@ mod page;
 mod store;
 mod toolstack;
 
+pub use blkfront::{BlkAnswer, BlkRequest, BlkSegment, Blkfront, BlkfrontOptions};
 pub use client::StoreWatch;
 pub use events::FakePort;
 pub use faults::{CopyOp, Faults, StoreOp};
@@ -48,4 +50,4 @@ pub use machine::{BACKEND, FakeHyp, FakeXen, Usage};
 pub use netfront::{Netfront, NetfrontOptions, RxPacket, TxAnswer};
 pub use page::Page;
 pub use store::{Perm, Perms};
-pub use toolstack::{DeviceId, Outcome, READ_LATENCY, Toolstack, ToolstackError, VifConfig};
+pub use toolstack::{DeviceId, Outcome, READ_LATENCY, Toolstack, ToolstackError, VbdConfig, VifConfig};

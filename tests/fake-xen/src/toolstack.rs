@@ -39,6 +39,23 @@ impl Default for VifConfig {
     }
 }
 
+/// What `disk=[...]` says.
+#[derive(Clone, Debug)]
+pub struct VbdConfig {
+    /// `target=`.
+    pub target: String,
+    /// `access=`: `w` or `r`.
+    pub mode: &'static str,
+    /// More keys for the backend directory, such as `discard-enable`.
+    pub more: Vec<(String, String)>,
+}
+
+impl Default for VbdConfig {
+    fn default() -> Self {
+        Self { target: "nvme0n1".to_string(), mode: "w", more: Vec::new() }
+    }
+}
+
 /// What `xl` would complain about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToolstackError {
@@ -156,6 +173,56 @@ impl Toolstack {
             self.xen.write_store(&format!("{libxl}/{key}"), value);
         }
         device
+    }
+
+    /// Creates the directories of a vbd, as for `xl create`.
+    pub fn create_vbd(&self, frontend: Domid, devid: u32, config: &VbdConfig) -> DeviceId {
+        let device = DeviceId { kind: DeviceKind::Vbd, frontend, devid };
+        let (back, front) = (self.backend_path(&device), Self::frontend_path(&device));
+        self.xen.set_perms(&front, Perms::shared(frontend, self.xen.backend()));
+        for (key, value) in [
+            ("backend", back.as_str()),
+            ("backend-id", &self.xen.backend().to_string()),
+            ("state", "1"),
+            ("virtual-device", &devid.to_string()),
+            ("device-type", "disk"),
+            ("trusted", "1"),
+        ] {
+            self.xen.write_store(&format!("{front}/{key}"), value);
+        }
+        self.xen.set_perms(&back, Perms::shared(self.xen.backend(), frontend));
+        let keys = [
+            ("frontend", front.as_str()),
+            ("params", &config.target),
+            ("script", "/etc/xen/scripts/block"),
+            ("frontend-id", &frontend.to_string()),
+            ("online", "1"),
+            ("removable", "0"),
+            ("bootable", "1"),
+            ("state", "1"),
+            ("dev", "xvda"),
+            ("type", "phy"),
+            ("mode", config.mode),
+            ("device-type", "disk"),
+            ("discard-enable", "1"),
+            ("specification", "xen"),
+        ];
+        let more = config.more.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let libxl = format!("/libxl/{frontend}/device/vbd/{devid}");
+        self.xen.write_store(&format!("{libxl}/frontend"), &front);
+        self.xen.write_store(&format!("{libxl}/backend"), &back);
+        for (key, value) in keys.into_iter().chain(more) {
+            self.xen.write_store(&format!("{back}/{key}"), value);
+            self.xen.write_store(&format!("{libxl}/{key}"), value);
+        }
+        device
+    }
+
+    /// `xl block-attach`: creates the directories and waits for the backend. The number is for
+    /// [`outcome`](Self::outcome).
+    pub fn attach_vbd(&mut self, frontend: Domid, devid: u32, config: &VbdConfig) -> (DeviceId, usize) {
+        let device = self.create_vbd(frontend, devid, config);
+        (device, self.start(device, false, "2"))
     }
 
     /// `xl network-attach`: creates the directories and waits for the backend. The number is for
