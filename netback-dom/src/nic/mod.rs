@@ -150,6 +150,10 @@ pub trait Nic {
 
     /// Asks for an interrupt on the next event and says whether there is work already, so that a frame
     /// between the last poll and going to sleep is not lost.
+    ///
+    /// This is also what makes a card deassert its interrupt line; the caller signals end of interrupt after
+    /// it, not before. A loop that does not get to sleep calls it now and then, since Xen keeps the line quiet
+    /// until then, for other devices on it as well.
     fn enable_interrupts(&mut self) -> bool;
 
     /// Stops DMA and interrupts, for shutdown.

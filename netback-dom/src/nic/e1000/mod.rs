@@ -137,15 +137,19 @@ impl<R: Mmio, C: Clock> E1000<R, C> {
         error
     }
 
-    fn reclaim(&mut self) {
+    /// Lets go of frames that were sent; whether there were any.
+    fn reclaim(&mut self) -> bool {
+        let mut any = false;
         if self.tx.is_waiting() {
             let (frames, bytes) = self.tx.reclaim();
             if frames > 0 {
+                any = true;
                 self.counters.tx_frames = self.counters.tx_frames.wrapping_add(frames);
                 self.counters.tx_bytes = self.counters.tx_bytes.wrapping_add(bytes);
                 self.progress = self.clock.now();
             }
         }
+        any
     }
 
     /// The watchdog and, once in a while, the link.
@@ -216,6 +220,8 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
             self.progress = self.clock.now();
         }
         self.tx.flush(&self.regs);
+        // Somebody may be waiting for the buffers, and a loop that is busy comes by here only.
+        self.reclaim();
     }
 
     fn receive(&mut self) -> Option<Frame> {
@@ -240,7 +246,7 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
         if self.state != State::Running {
             return matches!(self.state, State::Failed(_));
         }
-        self.reclaim();
+        let mut freed = self.reclaim();
         let wanted = if self.tx.used() >= TX_CROWDED { CAUSES | cause::TXDW } else { CAUSES };
         if wanted != self.enabled {
             self.regs.write(Reg::IMC, !wanted);
@@ -253,9 +259,9 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
             self.fail(NicError::Gone);
             return true;
         }
-        self.reclaim();
+        freed |= self.reclaim();
         self.look |= causes & cause::LSC != 0;
-        self.look || self.rx.is_ready()
+        freed || self.look || self.rx.is_ready()
     }
 
     fn quiesce(&mut self) {

@@ -216,12 +216,14 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
         self.state = State::Failed(error);
     }
 
-    fn reclaim(&mut self) {
+    /// Lets go of frames that were sent; whether there were any.
+    fn reclaim(&mut self) -> bool {
         match self.tx.reclaim(&mut self.counters) {
-            Ok(0) => {}
+            Ok(0) => return false,
             Ok(_) => self.progress = self.clock.now(),
             Err(error) => self.fail(error),
         }
+        true
     }
 
     /// The watchdog and, once in a while, status and link.
@@ -296,6 +298,8 @@ impl<T: Transport, C: Clock> Nic for VirtioNet<T, C> {
     fn flush(&mut self) {
         if self.state == State::Running {
             self.tx.flush(&mut self.transport);
+            // Somebody may be waiting for the buffers, and a loop that is busy comes by here only.
+            self.reclaim();
         }
     }
 
@@ -331,8 +335,9 @@ impl<T: Transport, C: Clock> Nic for VirtioNet<T, C> {
         self.rx.flush(&mut self.transport);
         self.transport.ack_interrupt();
         self.rx.enable_interrupts();
+        let freed = self.reclaim();
         let crowded = self.tx.enable_interrupts_if_crowded();
-        self.rx.is_ready() || crowded && self.tx.is_ready()
+        freed || self.rx.is_ready() || crowded && self.tx.is_ready()
     }
 
     fn quiesce(&mut self) {
