@@ -75,7 +75,8 @@ impl Uplink {
 
     /// Cuts up a frame for a card that cannot.
     fn send_cut(&mut self, nic: &mut dyn Nic, frame: &Frame, memory: &Memory) -> bool {
-        let Some(mut cut) = Cut::new(frame) else { return false };
+        let too_long = frame.gso.is_none_or(|gso| segmentation::longest(frame, gso) > nic.capabilities().max_frame);
+        let Some(mut cut) = Cut::new(frame).filter(|_| !too_long) else { return false };
         let mut all = true;
         while let Some(segment) = cut.next(memory) {
             all &= self.send_one(nic, segment);

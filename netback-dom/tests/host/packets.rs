@@ -16,3 +16,68 @@ pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u8) -> Vec<u8> {
 pub const REMOTE: [u8; 6] = [2, 0, 0, 0, 9, 9];
 /// The broadcast address.
 pub const BROADCAST: [u8; 6] = [0xff; 6];
+
+/// A TCP packet with a payload that depends on the position and a blank checksum: its field holds the sum of
+/// the pseudo-header.
+pub fn tcp(to: [u8; 6], from: [u8; 6], ipv6: bool, payload: usize) -> Vec<u8> {
+    let mut packet = frame(to, from, 14, 0);
+    let len = u16::try_from(20 + payload).unwrap();
+    if ipv6 {
+        packet[12..14].copy_from_slice(&[0x86, 0xdd]);
+        packet.extend([0x60, 0, 0, 0]);
+        packet.extend(len.to_be_bytes());
+        packet.extend([6, 64]);
+        packet.extend(1..=32);
+    } else {
+        packet[12..14].copy_from_slice(&[8, 0]);
+        packet.extend([0x45, 0]);
+        packet.extend((len + 20).to_be_bytes());
+        packet.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        let header = !sum(&packet[14..34]);
+        packet[24..26].copy_from_slice(&header.to_be_bytes());
+    }
+    let pseudo = sum(&pseudo_header(&packet, len));
+    packet.extend([0x12, 0x34, 0, 80, 0, 0, 0, 0, 0, 0, 0, 7, 0x50, 0x18, 1, 0]);
+    packet.extend(pseudo.to_be_bytes());
+    packet.extend([0, 0]);
+    packet.extend((0..payload).map(|at| (at * 7 + at / 256) as u8));
+    packet
+}
+
+fn pseudo_header(packet: &[u8], len: u16) -> Vec<u8> {
+    let addresses = if packet[12..14] == [8, 0] { &packet[26..34] } else { &packet[22..54] };
+    [addresses, &[0, 6], &len.to_be_bytes()].concat()
+}
+
+/// The one's complement sum, as RFC 1071 defines it.
+fn sum(bytes: &[u8]) -> u16 {
+    let mut sum = 0_u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Where the TCP header of a packet of [`tcp`] starts.
+pub fn tcp_start(packet: &[u8]) -> usize {
+    if packet[12..14] == [8, 0] { 34 } else { 54 }
+}
+
+/// Whether the TCP checksum of a packet is right, and the IPv4 one if there is one.
+pub fn is_intact(packet: &[u8]) -> bool {
+    let start = tcp_start(packet);
+    let ip = start == 54 || sum(&packet[14..34]) == 0xffff;
+    let len = u16::try_from(packet.len() - start).unwrap();
+    ip && sum(&[&pseudo_header(packet, len), &packet[start..]].concat()) == 0xffff
+}
+
+/// The packet with its checksum filled in.
+pub fn completed(packet: &[u8]) -> Vec<u8> {
+    let field = tcp_start(packet) + 16;
+    let mut done = packet.to_vec();
+    done[field..field + 2].copy_from_slice(&(!sum(&packet[tcp_start(packet)..])).to_be_bytes());
+    done
+}

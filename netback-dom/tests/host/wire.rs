@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use netback_dom::dataplane::Uplinks;
-use netback_dom::frame::{Checksum, Frame, Segment};
+use netback_dom::frame::{Checksum, Frame, Gso, Segment};
 use netback_dom::nic::{Capabilities, Link, MacAddress, Nic, NicCounters, NicError};
 use xen_pv_rt::hyp::DmaPool;
 
@@ -12,6 +12,7 @@ use xen_pv_rt::hyp::DmaPool;
 pub struct Sent {
     pub bytes: Vec<u8>,
     pub checksum: Checksum,
+    pub gso: Option<Gso>,
     /// Length of the first segment.
     pub head: usize,
     pub segments: usize,
@@ -25,7 +26,7 @@ pub struct Wire {
     /// Frames the card takes before it says that it has no descriptor left.
     pub room: usize,
     buffers: DmaPool,
-    incoming: VecDeque<Vec<u8>>,
+    incoming: VecDeque<(Vec<u8>, Checksum)>,
 }
 
 impl Wire {
@@ -44,7 +45,12 @@ impl Wire {
 
     /// A frame from the wire.
     pub fn inject(&mut self, frame: &[u8]) {
-        self.incoming.push_back(frame.to_vec());
+        self.inject_with(frame, Checksum::Unknown);
+    }
+
+    /// A frame from the wire of whose checksum the card knows something.
+    pub fn inject_with(&mut self, frame: &[u8], checksum: Checksum) {
+        self.incoming.push_back((frame.to_vec(), checksum));
     }
 
     pub fn has_interrupt(&self) -> bool {
@@ -79,25 +85,31 @@ impl Nic for Wire {
             return Err(frame);
         }
         self.room -= 1;
-        assert!(frame.len() <= self.capabilities.max_frame, "the card is given {} bytes", frame.len());
+        let fits = frame.gso.is_some() || frame.len() <= self.capabilities.max_frame;
+        assert!(fits, "the card is given {} bytes", frame.len());
         assert!(
             frame.segment_count() <= self.capabilities.max_segments,
             "the card is given {} segments",
             frame.segment_count()
         );
-        let head = usize::from(frame.head().len);
+        assert!(self.capabilities.tx_checksum || !matches!(frame.checksum, Checksum::Blank { .. }));
+        let cuts = |gso: Gso| if gso.ipv6 { self.capabilities.tso6 } else { self.capabilities.tso4 };
+        assert!(frame.gso.is_none_or(cuts), "the card cannot cut up packets");
+        let (gso, head) = (frame.gso, usize::from(frame.head().len));
         let bytes = frame.segments().flat_map(Segment::bytes).copied().collect();
-        self.sent.push(Sent { bytes, checksum: frame.checksum, head, segments: frame.segment_count() });
+        self.sent.push(Sent { bytes, checksum: frame.checksum, gso, head, segments: frame.segment_count() });
         Ok(())
     }
     fn flush(&mut self) {}
     fn receive(&mut self) -> Option<Frame> {
-        let bytes = self.incoming.front()?;
+        let (bytes, checksum) = self.incoming.front()?;
         let mut buf = self.buffers.take()?;
         buf.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
         let len = u16::try_from(bytes.len()).unwrap();
+        let mut frame = Frame::new(Segment { buf, offset: 0, len });
+        frame.checksum = *checksum;
         self.incoming.pop_front();
-        Some(Frame::new(Segment { buf, offset: 0, len }))
+        Some(frame)
     }
     fn poll(&mut self) -> Result<(), NicError> {
         Ok(())
