@@ -1,6 +1,7 @@
 //! A booted machine with one NIC, its wire, the driver domain under test and its guests: what scenarios work on.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +65,8 @@ pub struct Bed {
     pub machine: Machine,
     nic: Nic,
     guests: BTreeMap<String, Guest>,
+    /// Held as long as the bed writes its logs.
+    _lock: File,
 }
 
 impl Bed {
@@ -72,7 +75,8 @@ impl Bed {
     /// # Errors
     /// The machine did not come up or Dom0 refused the NIC.
     pub fn set_up(config: &BedConfig) -> Result<Self> {
-        std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
+        let (logs, lock) = claim_folder(&config.logs)?;
+        let config = &BedConfig { logs, ..config.clone() };
         let wire = Wire::start(WireConfig::numbered(0, &config.logs))?;
         let nic = Nic { model: config.nic, slot: FIRST_SLOT, wire: Some(wire.config.socket.clone()) };
         let machine = Machine::boot(&MachineConfig {
@@ -85,7 +89,7 @@ impl Bed {
             memory_mib: 3072,
             xen_options: String::new(),
         })?;
-        let bed = Self { config: config.clone(), wire, machine, nic, guests: BTreeMap::new() };
+        let bed = Self { config: config.clone(), wire, machine, nic, guests: BTreeMap::new(), _lock: lock };
         bed.dom0().check(&format!("xl pci-assignable-add {}", bed.nic().bdf()), XL_LIMIT)?;
         Ok(bed)
     }
@@ -196,6 +200,23 @@ impl Bed {
                       for id in $(xl network-list 0 | awk 'NR > 1 { print $1 }'); do xl network-detach 0 $id; done";
         self.dom0().run(script, Duration::from_secs(180)).map(|_| ())
     }
+}
+
+/// Creates and locks the folder for logs, or the same name with a number if another run writes there.
+fn claim_folder(wanted: &Path) -> Result<(PathBuf, File)> {
+    for number in 1..100 {
+        let mut name = wanted.as_os_str().to_owned();
+        if number > 1 {
+            name.push(format!("-{number}"));
+        }
+        let folder = PathBuf::from(name);
+        std::fs::create_dir_all(&folder).doing("creating the log folder")?;
+        let lock = File::create(folder.join("lock")).doing("locking the log folder")?;
+        if lock.try_lock().is_ok() {
+            return Ok((folder, lock));
+        }
+    }
+    Err(Failure::new(format!("a hundred runs write to {} already", wanted.display())))
 }
 
 /// The folder with the images of one Xen release.

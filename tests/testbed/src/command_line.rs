@@ -127,8 +127,9 @@ fn execute_run(run: &Run) -> Result<bool> {
         logs: PathBuf::from(format!("out/logs/run-{}-{}", run.common.xen, run.nic)),
         cpus: run.common.cpus,
     };
-    println!("==> booting Xen {} in QEMU, logs in {}", config.xen, config.logs.display());
+    println!("==> booting Xen {} in QEMU", config.xen);
     let mut bed = Bed::set_up(&config)?;
+    println!("    logs in {}", bed.machine.logs.display());
     let outcome = demo::show(&mut bed);
     if outcome.is_err() {
         let _ = bed.machine.collect_logs();

@@ -83,7 +83,7 @@ pub fn run_all(config: &BedConfig, only: &str) -> Tally {
         .filter(|scenario| !scenario.ours_only || config.driver == Driver::Bulkhead)
         .copied()
         .collect();
-    println!("[{tag}] booting, logs in {}", config.logs.display());
+    println!("[{tag}] booting");
     let mut bed = match Bed::set_up(config) {
         Ok(bed) => bed,
         Err(failure) => {
@@ -92,7 +92,7 @@ pub fn run_all(config: &BedConfig, only: &str) -> Tally {
             return Tally { passed: 0, failed: chosen.len().max(1) };
         }
     };
-    println!("[{tag}] Dom0 is up after {}", seconds(bed.machine.boot_time));
+    println!("[{tag}] Dom0 is up after {}, logs in {}", seconds(bed.machine.boot_time), bed.machine.logs.display());
     let tally = run_chosen(&mut bed, &tag, &chosen);
     if only.is_empty() && config.driver == Driver::Bulkhead {
         print_costs(&mut bed, &tag);
