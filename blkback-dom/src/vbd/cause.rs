@@ -78,7 +78,8 @@ impl From<BlkReject> for Cause {
 impl From<GrantError> for Cause {
     fn from(error: GrantError) -> Self {
         match error {
-            GrantError::General | GrantError::NoSpace | GrantError::Again | GrantError::BadAddress => Self::GrantSystem,
+            // Xen's general error is the frontend's too: it is what writing through a read-only grant gets.
+            GrantError::NoSpace | GrantError::Again | GrantError::BadAddress => Self::GrantSystem,
             _ => Self::Grant,
         }
     }

@@ -111,14 +111,7 @@ impl<'d, B: Backend> Device<'d, B> {
     /// State 1 to 2: reads the toolstack's keys, watches the frontend, advertises.
     async fn set_up(&mut self) -> Result<(), Stop> {
         self.admit().await?;
-        let (frontend, offer) = self.offer().await?;
-        if self.frontend.as_ref().is_none_or(|(watched, _)| *watched != frontend) {
-            self.frontend = None;
-            match self.hyp().watch(&frontend.key("state")).await {
-                Ok(watch) => self.frontend = Some((frontend, watch)),
-                Err(error) => return Err(self.refuse(error.into()).await),
-            }
-        }
+        let offer = self.offer().await?;
         self.pace(STATE_PACE).await;
         let mut keys: alloc::vec::Vec<(String, String)> =
             offer.into_iter().map(|(key, value)| (self.path.key(key), value)).collect();
@@ -136,11 +129,12 @@ impl<'d, B: Backend> Device<'d, B> {
     }
 
     /// Reads the toolstack's keys, which may appear one by one.
-    async fn offer(&mut self) -> Result<(FrontendPath, Keys), Stop> {
+    async fn offer(&mut self) -> Result<Keys, Stop> {
         let deadline = self.hyp().now().saturating_add(KEYS_TIMEOUT);
         loop {
-            let offer = match self.read_frontend().await {
-                Ok(frontend) => self.backend().offer(&self.path).await.map(|keys| (frontend, keys)),
+            // Watched before anything can be refused: a frontend may start over after that, too.
+            let offer = match self.watch_frontend().await {
+                Ok(()) => self.backend().offer(&self.path).await,
                 Err(fault) => Err(fault),
             };
             match offer {
@@ -154,6 +148,16 @@ impl<'d, B: Backend> Device<'d, B> {
                 Step::Wait | Step::Connect | Step::Reopen | Step::Remove => {}
             }
         }
+    }
+
+    async fn watch_frontend(&mut self) -> Result<(), Fault> {
+        let frontend = self.read_frontend().await?;
+        if self.frontend.as_ref().is_none_or(|(watched, _)| *watched != frontend) {
+            self.frontend = None;
+            let watch = self.hyp().watch(&frontend.key("state")).await?;
+            self.frontend = Some((frontend, watch));
+        }
+        Ok(())
     }
 
     /// The frontend's directory, checked to be the frontend's.
@@ -248,7 +252,8 @@ impl<'d, B: Backend> Device<'d, B> {
                 break;
             }
             if self.hyp().now() >= deadline {
-                self.reporter.fault(self.hyp(), 0, &Fault::CLOSE_TIMEOUT, Action::Kill).await;
+                // Only logged: the `error` node keeps the cause of the closing.
+                self.reporter.line(self.hyp().now(), 0, &Fault::CLOSE_TIMEOUT, Action::Kill, 1);
                 break;
             }
             self.changed(Some(deadline)).await;
@@ -268,7 +273,9 @@ impl<'d, B: Backend> Device<'d, B> {
             match next(Phase::Closed, self.look().await) {
                 Step::Vanish => return End::Done,
                 Step::Remove => {
-                    self.pace(HOLD).await;
+                    // Counted from now, not from the 6: for a device that has been closed for long, the
+                    // toolstack reads the 6 only after it has written `online`.
+                    sleep(self.hyp(), HOLD).await;
                     if self.remove().await {
                         return End::Done;
                     }
