@@ -45,3 +45,26 @@ fn hot_attach_and_detach_leave_nothing_behind() {
         assert_eq!(rig.usage(), before, "{}", rig.state());
     }
 }
+
+#[test]
+fn a_vif_that_was_closed_long_ago_is_detached_without_complaint() {
+    let mut rig = Rig::new();
+    let guest = rig.guest();
+    rig.fronts[guest].close();
+    rig.until("closed", |rig| rig.fronts[guest].state() == 6);
+    rig.run(Duration::from_secs(5));
+    let device = rig.device(guest);
+    let detach = rig.toolstack.detach(device);
+    rig.until("detach ends", |rig| rig.toolstack.outcome(detach).is_some());
+    assert_eq!(rig.toolstack.outcome(detach), Some(Ok(())));
+}
+
+#[test]
+fn the_cause_of_a_kill_stays_in_the_error_node() {
+    let (mut rig, attacker, _) = Rig::attacker_and_victim();
+    rig.fronts[attacker].deaf = true;
+    rig.fronts[attacker].set_tx_req_prod(5000);
+    rig.until("closed", |rig| rig.fronts[attacker].backend_state() == 6);
+    assert_eq!(rig.lines(attacker, "CLOSE_TIMEOUT").len(), 1);
+    assert!(rig.error_node(attacker).is_some_and(|text| text.contains("TX_PROD")));
+}

@@ -65,6 +65,8 @@ pub struct Netfront {
     pub frozen: bool,
     /// Set while the frontend ignores the backend's state, but not the rings.
     pub deaf: bool,
+    /// Set for a frontend whose requests are lies: what it gets in return means nothing, and is not judged.
+    pub liar: bool,
     link: Option<Link>,
     /// Complete packets that were received.
     received: VecDeque<RxPacket>,
@@ -93,7 +95,7 @@ impl Netfront {
     /// A frontend for a device whose directories exist. It connects as it is stepped.
     pub fn new(xen: &FakeXen, device: DeviceId, options: NetfrontOptions) -> Self {
         let (received, answers) = (VecDeque::new(), VecDeque::new());
-        Self { xen: xen.clone(), device, options, frozen: false, deaf: false, link: None, received, answers }
+        Self { xen: xen.clone(), device, options, frozen: false, deaf: false, liar: false, link: None, received, answers }
     }
 
     /// The device.
@@ -146,10 +148,22 @@ impl Netfront {
                 _ => {}
             }
         }
-        self.collect_answers();
-        self.collect_packets();
+        if self.liar {
+            self.forget_responses();
+        } else {
+            self.collect_answers();
+            self.collect_packets();
+        }
         if self.link.is_some() {
             self.post_up_to(self.options.rx_buffers);
+        }
+    }
+
+    fn forget_responses(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.tx.forget();
+            link.rx.forget();
+            link.posted.clear();
         }
     }
 

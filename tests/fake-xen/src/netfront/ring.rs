@@ -69,6 +69,12 @@ impl<const WORDS: usize> FrontRing<WORDS> {
         Some(std::array::from_fn(|word| self.page.word(at + word)))
     }
 
+    /// Takes every response that there may be, unseen.
+    pub(super) fn forget(&mut self) {
+        self.rsp_cons = self.page.word(RSP_PROD);
+        self.want_response_event();
+    }
+
     /// Asks for a notification with the next response.
     pub(super) fn want_response_event(&self) {
         self.page.set_word(RSP_EVENT, self.rsp_cons.wrapping_add(1));

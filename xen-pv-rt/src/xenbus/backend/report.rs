@@ -100,8 +100,14 @@ impl Reporter {
 
     /// Removes what was written outside the backend directory.
     pub async fn forget(&self, hyp: &impl Hypervisor) {
-        if self.wrote_error {
-            let _ = hyp.remove(Transaction::NONE, &format!("error/{}", self.path)).await;
+        if !self.wrote_error {
+            return;
+        }
+        let _ = hyp.remove(Transaction::NONE, &format!("error/{}", self.path)).await;
+        // Also the frontend's directory, if this was its last device: domain ids are used once, nodes are few.
+        let above = format!("error/backend/{}/{}", self.path.kind, self.path.frontend);
+        if hyp.list(Transaction::NONE, &above).await.is_ok_and(|others| others.is_empty()) {
+            let _ = hyp.remove(Transaction::NONE, &above).await;
         }
     }
 
