@@ -3,10 +3,11 @@
 //! What waits for a slow frontend is bounded three ways: frames per queue, 512 KiB per queue, and half of the
 //! pages that are not held by others. So a guest that takes nothing cannot starve the rest.
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use ring::netif::{Extra, GsoKind, MAX_SLOTS, RxFlags, RxResponse};
-use xen_pv_rt::hyp::{Hypervisor, Instant, PAGE_SIZE};
+use xen_pv_rt::hyp::{Domid, Hypervisor, Instant, PAGE_SIZE};
 
 use super::Plane;
 use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource};
@@ -34,14 +35,12 @@ impl<H: Hypervisor> Plane<H> {
         let Some(queue) = port.queues.get_mut(number) else { return false };
         // A stalled frontend is back when it has posted buffers.
         queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < slots_for(len, gso));
-        let cause = if len > max_frame {
-            Some(Cause::RxFit)
-        } else if queue.stalled {
-            Some(Cause::RxStall)
-        } else if queue.backlog.len() >= BACKLOG_FRAMES || queue.backlog_pages.saturating_add(pages) > limit {
-            Some(Cause::RxQueue)
-        } else {
-            None
+        let full = queue.backlog.len() >= BACKLOG_FRAMES || queue.backlog_pages.saturating_add(pages) > limit;
+        let cause = match (len > max_frame, queue.stalled, full) {
+            (true, ..) => Some(Cause::RxFit),
+            (_, true, _) => Some(Cause::RxStall),
+            (_, _, true) => Some(Cause::RxQueue),
+            _ => None,
         };
         if let Some(cause) = cause {
             port.drop_rx(cause, now);
@@ -58,32 +57,23 @@ impl<H: Hypervisor> Plane<H> {
     pub(super) fn pull(&mut self, vif: usize, now: Instant) {
         let Self { vifs, rx, held, .. } = self;
         let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
-        for index in 0..port.queues.len() {
-            let ring = RingOf { vif: number, queue: index };
-            let domid = port.frontend;
-            let Some(queue) = port.queues.get_mut(index) else { return };
-            let mut progress = false;
-            while rx.len() < RX_JOBS
-                && let Some(frame) = queue.backlog.front()
-            {
-                let Some(stored) = frame.get() else { break };
-                let (len, pages, gso, flags) = (stored.len(), stored.segment_count(), stored.gso, flags_of(stored));
-                let slots = match take_slots(queue, slots_for(len, gso)) {
-                    Ok(Some(slots)) => slots,
-                    Ok(None) => break,
-                    Err(cause) => {
-                        *held = held.saturating_sub(queue.drop_backlog());
-                        port.kill(u8::try_from(index).unwrap_or(u8::MAX), cause);
-                        return;
-                    }
-                };
-                let Some(frame) = queue.backlog.pop_front() else { break };
-                queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
-                *held = held.saturating_sub(pages);
-                rx.push(RxJob { ring, domid, source: RxSource::Stored(frame), slots, len, flags, gso, failed: false });
-                progress = true;
+        if port.fault.is_some() {
+            return;
+        }
+        let domid = port.frontend;
+        let mut fault = None;
+        for (queue, index) in port.queues.iter_mut().zip(0_usize..) {
+            let pages = queue.backlog_pages;
+            let jobs = rx.len();
+            if let Err(cause) = pull_queue(queue, RingOf { vif: number, queue: index }, domid, rx) {
+                queue.drop_backlog();
+                fault = Some((u8::try_from(index).unwrap_or(u8::MAX), cause));
             }
-            queue.note_progress(progress, now);
+            *held = held.saturating_sub(pages.saturating_sub(queue.backlog_pages));
+            queue.note_progress(rx.len() > jobs, now);
+        }
+        if let Some((index, cause)) = fault {
+            port.kill(index, cause);
         }
     }
 
@@ -127,6 +117,25 @@ impl<H: Hypervisor> Plane<H> {
             respond(port, job);
         }
     }
+}
+
+/// Makes jobs of the frames that wait in one queue.
+fn pull_queue<H: Hypervisor>(
+    queue: &mut Queue<H>,
+    ring: RingOf,
+    domid: Domid,
+    rx: &mut Vec<RxJob>,
+) -> Result<(), Cause> {
+    while rx.len() < RX_JOBS
+        && let Some(stored) = queue.backlog.front().and_then(SharedFrame::get)
+    {
+        let (len, pages, gso, flags) = (stored.len(), stored.segment_count(), stored.gso, flags_of(stored));
+        let Some(slots) = take_slots(queue, slots_for(len, gso))? else { break };
+        let Some(frame) = queue.backlog.pop_front() else { break };
+        queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
+        rx.push(RxJob { ring, domid, source: RxSource::Stored(frame), slots, len, flags, gso, failed: false });
+    }
+    Ok(())
 }
 
 /// Answers the buffers of a packet: data, the extra segment behind the first if there is one, more data.

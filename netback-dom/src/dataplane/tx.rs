@@ -4,9 +4,9 @@ use ring::BackRing;
 use ring::netif::{Assembled, Negotiated, SlotKind, Status, Tx, TxKill, TxReject, TxResponse, assemble};
 use xen_pv_rt::hyp::{Hypervisor, Instant};
 
-use super::Plane;
 use super::job::{RingOf, Stage, TX_JOBS, TxJob};
 use super::port::VifPort;
+use super::{Memory, Plane};
 use crate::switch::PortId;
 use crate::vif::Cause;
 
@@ -53,30 +53,15 @@ impl<H: Hypervisor> Plane<H> {
                     break;
                 }
                 let Some(rings) = port.queues.get_mut(queue) else { return };
-                let (packet, cause) = match take_packet::<H>(&mut rings.tx) {
+                let assembled = match take_packet::<H>(&mut rings.tx) {
+                    Ok(Some(assembled)) => assembled,
                     Ok(None) => break,
-                    Ok(Some(Assembled::Packet(packet))) => (packet, None),
-                    Ok(Some(Assembled::Rejected(reject, packet))) => (packet, Some(Cause::from(reject))),
                     Err(cause) => {
                         port.kill(u8::try_from(queue).unwrap_or(u8::MAX), cause);
                         return;
                     }
                 };
-                let ring = RingOf { vif: number, queue };
-                let domid = port.frontend;
-                let mut job =
-                    TxJob { ring, domid, packet, frame: None, copied: 0, stage: Stage::Pending, status: Status::Okay };
-                if let Some(cause) = cause {
-                    job.fail(Status::Error);
-                    port.drop_tx(cause, now);
-                } else {
-                    job.copied = first_copy(port, job.len());
-                    job.frame = memory.frame(job.copied);
-                    if job.frame.is_none() {
-                        job.fail(Status::Dropped);
-                        port.drop_tx(Cause::NoBuffer, now);
-                    }
-                }
+                let job = prepare(port, RingOf { vif: number, queue }, assembled, memory, now);
                 bytes = bytes.saturating_add(job.len());
                 tx.push(job);
             }
@@ -99,6 +84,34 @@ impl<H: Hypervisor> Plane<H> {
             }
         }
     }
+}
+
+/// Makes a job of a packet, with memory for as much of it as is to be copied first.
+fn prepare<H: Hypervisor>(
+    port: &mut VifPort<H>,
+    ring: RingOf,
+    assembled: Assembled,
+    memory: &Memory,
+    now: Instant,
+) -> TxJob {
+    let (packet, reject) = match assembled {
+        Assembled::Packet(packet) => (packet, None),
+        Assembled::Rejected(reject, packet) => (packet, Some(reject)),
+    };
+    let (stage, status) = (Stage::Pending, Status::Okay);
+    let mut job = TxJob { ring, domid: port.frontend, packet, frame: None, copied: 0, stage, status };
+    if let Some(reject) = reject {
+        job.fail(Status::Error);
+        port.drop_tx(reject.into(), now);
+        return job;
+    }
+    job.copied = first_copy(port, job.len());
+    job.frame = memory.frame(job.copied);
+    if job.frame.is_none() {
+        job.fail(Status::Dropped);
+        port.drop_tx(Cause::NoBuffer, now);
+    }
+    job
 }
 
 /// Whether a vif's packets would only pile up in front of a congested card.

@@ -1,0 +1,84 @@
+//! The copies of a turn: what goes together, and what a failure means.
+
+use ring::netif::Status;
+use xen_pv_rt::hyp::{Hypervisor, Instant};
+
+use super::copies::{CopyBatch, Failed, Owner};
+use super::job::{RxSource, Stage};
+use super::{Plane, transfer};
+use crate::vif::Cause;
+
+impl<H: Hypervisor> Plane<H> {
+    /// Packets in and frames out, together.
+    pub(super) fn copy_in(&mut self, now: Instant) {
+        let mut batch = CopyBatch::new(&self.hyp);
+        for (at, job) in self.tx.iter_mut().enumerate() {
+            transfer::gather(&mut batch, at, job, 0);
+        }
+        for (at, job) in self.rx.iter().enumerate() {
+            transfer::scatter(&mut batch, at, job, &[]);
+        }
+        let (failed, hypercalls) = batch.finish();
+        self.settle(&failed, hypercalls, now);
+    }
+
+    /// Packets to other vifs.
+    pub(super) fn copy_out(&mut self, now: Instant) {
+        let mut batch = CopyBatch::new(&self.hyp);
+        for (at, job) in self.rx.iter().enumerate() {
+            transfer::scatter(&mut batch, at, job, &self.tx);
+        }
+        let (failed, hypercalls) = batch.finish();
+        self.settle(&failed, hypercalls, now);
+    }
+
+    /// The rest of packets of which only the headers were copied, but could not be handed on like that.
+    pub(super) fn copy_rest(&mut self, now: Instant) {
+        let mut batch = CopyBatch::new(&self.hyp);
+        for (at, job) in self.tx.iter_mut().enumerate().filter(|(_, job)| job.stage == Stage::NeedsWhole) {
+            let len = job.len();
+            let from = core::mem::replace(&mut job.copied, len);
+            job.stage = Stage::Pending;
+            let grown = job.frame.as_mut().is_some_and(|frame| self.memory.grow(frame, len).is_some());
+            if !grown {
+                job.fail(Status::Dropped);
+                if let Some(Some(port)) = self.vifs.get_mut(usize::from(job.ring.vif)) {
+                    port.drop_tx(Cause::NoBuffer, now);
+                }
+            }
+            transfer::gather(&mut batch, at, job, from);
+        }
+        let (failed, hypercalls) = batch.finish();
+        self.settle(&failed, hypercalls, now);
+    }
+
+    /// Marks the jobs that failed in a batch.
+    fn settle(&mut self, failed: &Failed, hypercalls: u32, now: Instant) {
+        self.hypercalls = self.hypercalls.wrapping_add(u64::from(hypercalls));
+        for owner in failed {
+            let sender = match *owner {
+                Owner::Tx(at) => Some(at),
+                Owner::Rx(at) => self.rx.get_mut(at).and_then(|job| {
+                    job.failed = true;
+                    match job.source {
+                        RxSource::Direct(from) => Some(from),
+                        RxSource::Stored(_) => None,
+                    }
+                }),
+            };
+            let Some(job) = sender.and_then(|at| self.tx.get_mut(at)) else { continue };
+            let Some(Some(port)) = self.vifs.get_mut(usize::from(job.ring.vif)) else { continue };
+            match owner {
+                Owner::Tx(_) => {
+                    job.fail(Status::Error);
+                    port.drop_tx(Cause::Grant, now);
+                }
+                // Whose grant was bad is not known.
+                Owner::Rx(_) => {
+                    job.status = Status::Dropped;
+                    port.direct = false;
+                }
+            }
+        }
+    }
+}

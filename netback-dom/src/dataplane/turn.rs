@@ -1,0 +1,153 @@
+//! One turn of the data plane, and getting ready to sleep.
+
+use core::time::Duration;
+
+use xen_pv_rt::hyp::{Hypervisor, Instant};
+
+use super::port::Queue;
+use super::shared::SharedFrame;
+use super::uplink::Uplink;
+use super::{Plane, Turn, Uplinks, rx, tx};
+use crate::vif::Cause;
+
+/// How often aged addresses are removed.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How soon to look again when a card had no room for a frame, or frames hold too many buffers.
+const UPLINK_RETRY: Duration = Duration::from_millis(1);
+/// How soon to look for buffers of a frontend that does not say when it posts some.
+const RX_RETRY: Duration = Duration::from_millis(30);
+
+impl<H: Hypervisor> Plane<H> {
+    /// One turn at `now`. The clock is not read here: where Xen emulates it, that is a trap.
+    pub(crate) fn poll(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> Turn {
+        self.expire(now);
+        let mut busy = self.retry_uplinks(uplinks);
+        busy |= self.receive(uplinks, now);
+        for vif in 0..self.vifs.len() {
+            self.pull(vif, now);
+        }
+        self.collect_tx(now);
+        busy |= !self.tx.is_empty() || !self.rx.is_empty();
+        self.copy_in(now);
+        self.finish_rx(now);
+        if self.forward(uplinks, now) {
+            self.copy_out(now);
+            self.finish_rx(now);
+            self.copy_rest(now);
+            // Everything is whole now, so there is no third time.
+            self.forward(uplinks, now);
+        }
+        self.copy_out(now);
+        self.finish_rx(now);
+        self.finish_tx();
+        self.push();
+        for (uplink, index) in self.uplinks.iter_mut().zip(0..) {
+            uplink.flush(uplinks.nic(index));
+        }
+        if busy { Turn::Busy } else { Turn::Idle }
+    }
+
+    /// Gets ready to sleep: asks every frontend for an event on new work, and looks for the last time.
+    ///
+    /// [`Turn::Busy`] means that there is work already. Pending event channels are cleared first, so an event
+    /// that comes in between ends the sleep at once.
+    pub(crate) fn arm(&mut self) -> Turn {
+        let low = self.memory.is_low();
+        let Self { vifs, uplinks, hyp, .. } = self;
+        let mut turn = Turn::Idle;
+        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
+            let blocked = low || tx::is_blocked(port, uplinks);
+            let mut fault = None;
+            for (queue, number) in port.queues.iter_mut().zip(0_u8..) {
+                queue.clear_pending(hyp);
+                match queue.arm(blocked) {
+                    Ok(Turn::Idle) => {}
+                    Ok(Turn::Busy) => turn = Turn::Busy,
+                    Err(cause) => fault = Some((number, cause)),
+                }
+            }
+            if let Some((number, cause)) = fault {
+                port.kill(number, cause);
+            }
+        }
+        turn
+    }
+
+    /// When to call [`Self::poll`] at the latest, whatever happens.
+    pub(crate) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let waiting = self.memory.is_low() || self.uplinks.iter().any(Uplink::is_waiting);
+        let uplink = waiting.then(|| now.saturating_add(UPLINK_RETRY));
+        let vifs = self.vifs.iter().flatten().filter_map(|port| {
+            let since = port.queues.iter().filter_map(|queue| queue.waiting_since).min()?;
+            let stall = since.saturating_add(rx::STALL_TIMEOUT);
+            Some(if port.features.rx_notify { stall } else { stall.min(now.saturating_add(RX_RETRY)) })
+        });
+        vifs.chain(uplink).min()
+    }
+
+    /// Empties the queues of frontends that have stalled, and forgets aged addresses.
+    fn expire(&mut self, now: Instant) {
+        let Self { vifs, held, .. } = self;
+        for port in vifs.iter_mut().flatten() {
+            let mut stalled = false;
+            for queue in &mut port.queues {
+                if queue.waiting_since.is_some_and(|since| now.saturating_since(since) >= rx::STALL_TIMEOUT) {
+                    *held = held.saturating_sub(queue.drop_backlog());
+                    queue.waiting_since = None;
+                    queue.stalled = true;
+                    stalled = true;
+                }
+            }
+            if stalled {
+                port.drop_rx(Cause::RxStall, now);
+            }
+        }
+        if now >= self.next_expiry {
+            self.next_expiry = now.saturating_add(EXPIRY_INTERVAL);
+            self.switch.expire(now);
+        }
+    }
+
+    fn retry_uplinks(&mut self, uplinks: &mut dyn Uplinks) -> bool {
+        let mut progress = false;
+        let low = self.memory.is_low();
+        for (uplink, index) in self.uplinks.iter_mut().zip(0..) {
+            if (low || uplink.is_waiting())
+                && let Some(nic) = uplinks.nic(index)
+            {
+                // Gives back the buffers of what was sent. If the card has failed, the loop finds out by itself.
+                let _ = nic.poll();
+            }
+            if uplink.is_waiting() {
+                progress |= uplink.retry(uplinks.nic(index));
+            }
+        }
+        progress
+    }
+
+    /// Publishes responses and notifies.
+    fn push(&mut self) {
+        let Self { vifs, hyp, .. } = self;
+        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
+            for queue in &mut port.queues {
+                let sent = queue.push(hyp);
+                port.counters.notifications = port.counters.notifications.wrapping_add(sent);
+            }
+        }
+    }
+}
+
+impl<H: Hypervisor> Queue<H> {
+    /// Asks for events. `blocked`: the packets in its transmit ring cannot be served now.
+    fn arm(&self, blocked: bool) -> Result<Turn, Cause> {
+        let tx = if blocked { 0 } else { self.tx.final_check_for_requests().map_err(|_| Cause::TxProd)? };
+        let rx = match self.backlog.front().and_then(SharedFrame::get) {
+            Some(frame) => {
+                let need = rx::slots_for(frame.len(), frame.gso);
+                self.rx.arm(need).map_err(|_| Cause::RxProd)? >= need
+            }
+            None => false,
+        };
+        Ok(if tx > 0 || rx { Turn::Busy } else { Turn::Idle })
+    }
+}
