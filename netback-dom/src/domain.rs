@@ -17,7 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::dataplane::{Memory, Turn, Uplinks as _};
 use crate::frame::TailPool;
 use crate::netback::{Netback, Options};
-use crate::switch::BridgeId;
+use crate::switch::{BridgeId, TableLimits};
 
 /// Buffers for packets from guests.
 const BUFFERS: usize = 512;
@@ -71,7 +71,9 @@ impl<H: Platform> Domain<H> {
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
-        let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, Options::default());
+        let table = TableLimits { ageing: config.ageing, ..TableLimits::default() };
+        let options = Options { table, ..Options::default() };
+        let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
         (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
         netback.spawn_hotplug();
         let request = Rc::new(Cell::new(None));

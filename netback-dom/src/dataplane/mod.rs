@@ -1,7 +1,7 @@
 //! The data plane: packets between frontends, and between frontends and cards.
 //!
-//! Everything happens in [`Plane::poll`], which does a bounded amount of work and returns; it never waits,
-//! never allocates and never logs. One turn:
+//! Everything happens in [`Netback::poll`](crate::netback::Netback::poll), which does a bounded amount of work
+//! and returns; it never waits, never allocates and never logs. One turn:
 //!
 //! 1. take frames from the cards and queue them for their vifs,
 //! 2. take packets off the transmit rings,

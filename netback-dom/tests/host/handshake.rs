@@ -68,3 +68,15 @@ fn the_cause_of_a_kill_stays_in_the_error_node() {
     assert_eq!(rig.lines(attacker, "CLOSE_TIMEOUT").len(), 1);
     assert!(rig.error_node(attacker).is_some_and(|text| text.contains("TX_PROD")));
 }
+
+#[test]
+fn a_domain_that_shuts_down_closes_every_vif_and_keeps_the_directories() {
+    let mut rig = Rig::new();
+    let guests = [rig.guest(), rig.guest()];
+    rig.netback.stop();
+    rig.until("every vif is closed", |rig| rig.netback.is_stopped());
+    for guest in guests {
+        assert_eq!(rig.fronts[guest].backend_state(), 6);
+    }
+    assert_eq!((rig.usage().mapped, rig.usage().ports), (0, 0));
+}
