@@ -5,8 +5,9 @@
 //! - [`blkif`]: block requests and responses.
 //! - [`netif`]: network requests and responses, copied once and then validated into other types.
 //! - [`pciif`]: requests to xen-pciback. Here we are the *frontend*.
+//! - [`xenstore`]: the page shared with xenstored and the messages in it.
 //!
-//! No hypercalls, no xenstore, no allocation, no logging.
+//! No hypercalls, no allocation, no logging.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -17,6 +18,7 @@ mod ids;
 pub mod mem;
 pub mod netif;
 pub mod pciif;
+pub mod xenstore;
 
 pub use back::{BackRing, Debt, Notify, Protocol, RingFault, Ticket};
 pub use ids::GrantRef;

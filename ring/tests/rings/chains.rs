@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use ring::Debt;
 use ring::netif::{Assembled, GsoKind, Negotiated, Packet, SlotKind, TxKill, TxReject, TxSlot, assemble};
 
-use crate::slots::{CSUM_BLANK, EXTRA_INFO, MORE_DATA, extra, gso, request, words};
+use crate::slots::{CSUM_BLANK, EXTRA_INFO, MORE_DATA, extra, gso, request};
 
 const GSO: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: false };
 const MULTICAST: Negotiated = Negotiated { gso_tcpv4: false, gso_tcpv6: false, multicast_control: true };
@@ -360,18 +360,4 @@ fn pay(ring: &mut ring::BackRing<ring::netif::Tx, Vec<std::sync::atomic::AtomicU
         count += 1;
     }
     count
-}
-
-#[test]
-fn a_request_has_the_headers_layout() {
-    let bytes: Vec<u8> =
-        words(0x0403_0201, 0x0605, 0x0807, 0x0a09, 0x0c0b).iter().flat_map(|word| word.to_le_bytes()).collect();
-    assert_eq!(bytes, (1..=12).collect::<Vec<u8>>());
-    let request = request(0x0403_0201, 0x0605, 0x000f, 0x0a09, 0x0c0b).request();
-    assert_eq!(
-        (request.gref.into_raw(), request.offset, request.id, request.size),
-        (0x0403_0201, 0x0605, 0x0a09, 0x0c0b)
-    );
-    let flags = request.flags;
-    assert!(flags.csum_blank() && flags.data_validated() && flags.more_data() && flags.extra_info());
 }

@@ -12,6 +12,7 @@
 
 mod chains;
 mod double_fetch;
+mod layouts;
 mod model;
 mod slots;
 mod wakeups;

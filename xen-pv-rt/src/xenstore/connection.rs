@@ -9,11 +9,11 @@ use crate::hyp::{Instant, Transaction, XsError};
 use super::fault::{Fault, Log, Remedy};
 use super::incoming::{Incoming, Next};
 use super::outgoing::Outgoing;
-use super::page::{BadIndex, Page, RING_BYTES};
 use super::requests::{Owner, Requests, Settled};
 use super::transactions::{self, Transactions};
 use super::watches::{Stage, Watches};
 use super::wire::{Header, Kind, error_named};
+use ring::xenstore::{BadIndex, Page, RING_BYTES};
 
 /// xenstored drops events that found no room for 20 s. Less than that, for safety.
 const EVENTS_KEPT: Duration = Duration::from_secs(15);

@@ -5,8 +5,8 @@ use core::fmt;
 use crate::hyp::{Instant, XsError};
 use crate::limit::LogLimit;
 
-use super::page::BadIndex;
 use super::wire::Header;
+use ring::xenstore::BadIndex;
 
 /// xenstored broke the protocol, or the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
-use super::page::{BadIndex, Page, RING_BYTES};
 use super::wire::{HEADER_BYTES, Header, Kind};
+use ring::xenstore::{BadIndex, Page, RING_BYTES};
 
 /// Bytes skipped per turn; more than the ring holds, see [`super::connection`].
 const SKIP_MAX: u32 = 4 * RING_BYTES;

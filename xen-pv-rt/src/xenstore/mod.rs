@@ -12,7 +12,6 @@ mod fault;
 mod incoming;
 mod listing;
 mod outgoing;
-mod page;
 mod requests;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -33,8 +32,8 @@ use crate::hyp::{Instant, Transaction, Watch, Xenstore, XsError};
 
 use connection::Connection;
 use listing::{Listing, Part};
-use page::Page;
 use requests::Owner;
+use ring::xenstore::Page;
 use watches::Stage;
 use wire::{Kind, check_path};
 
@@ -63,7 +62,7 @@ impl<R> Clone for Client<R> {
 impl<R: XsRing> Client<R> {
     /// Connects, taking the page over as an earlier program in this domain may have left it.
     pub fn new(ring: R) -> Self {
-        let connection = RefCell::new(Connection::new(Page(ring.words())));
+        let connection = RefCell::new(Connection::new(Page::new(ring.words())));
         Self(Rc::new(Shared { ring, connection }))
     }
 
@@ -74,7 +73,7 @@ impl<R: XsRing> Client<R> {
 
     fn with<T>(&self, body: impl FnOnce(&mut Connection, Page<'_>) -> T) -> T {
         let mut connection = self.0.connection.borrow_mut();
-        let result = body(&mut connection, Page(self.0.ring.words()));
+        let result = body(&mut connection, Page::new(self.0.ring.words()));
         let moved = connection.take_moved();
         drop(connection);
         // The protocol asks for a notification whenever an index has moved, either one.

@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::page::{BadIndex, Page, RING_BYTES};
+use ring::xenstore::{BadIndex, Page, RING_BYTES};
 
 /// The writing side of the connection: at most one request that is partly sent.
 ///

@@ -1,0 +1,90 @@
+//! Messages as bytes, against the structures of `public/io/netif.h`.
+
+use ring::Protocol;
+use ring::netif::{Extra, GsoKind, Rx, RxFlags, RxResponse, Status, Tx, TxResponse};
+
+use crate::slots::{extra, request, words};
+
+fn bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+#[test]
+fn a_transmit_request_has_the_headers_layout() {
+    let words = words(0x0403_0201, 0x0605, 0x0807, 0x0a09, 0x0c0b);
+    assert_eq!(bytes(&words), (1..=12).collect::<Vec<u8>>());
+    let request = request(0x0403_0201, 0x0605, 0, 0x0a09, 0x0c0b).request();
+    let fields = (request.gref.into_raw(), request.offset, request.id, request.size);
+    assert_eq!(fields, (0x0403_0201, 0x0605, 0x0a09, 0x0c0b));
+}
+
+#[test]
+fn each_transmit_flag_is_its_own_bit() {
+    let read = |bits| {
+        let flags = request(0, 0, bits, 0, 0).request().flags;
+        [flags.csum_blank(), flags.data_validated(), flags.more_data(), flags.extra_info()]
+    };
+    assert_eq!(read(0xfff0), [false; 4]);
+    for bit in 0..4 {
+        let mut expected = [false; 4];
+        expected[bit] = true;
+        assert_eq!(read(1 << bit), expected);
+    }
+}
+
+#[test]
+fn a_transmit_response_is_one_word() {
+    assert_eq!(Tx::RESPONSE_WORDS, 1);
+    for (status, raw) in [(Status::Okay, 0_i16), (Status::Error, -1), (Status::Dropped, -2), (Status::Null, 1)] {
+        let words = Tx::encode(&TxResponse { id: 0x0201, status });
+        let [low, high] = raw.to_le_bytes();
+        assert_eq!(bytes(&words[..1]), [1, 2, low, high]);
+    }
+}
+
+#[test]
+fn a_receive_request_has_the_headers_layout() {
+    let request = Rx::decode(&[0xffff_0201, 0x0807_0605]);
+    assert_eq!((request.id, request.gref.into_raw()), (0x0201, 0x0807_0605));
+}
+
+#[test]
+fn a_receive_response_carries_its_length_as_status() {
+    let flags = RxFlags::MORE_DATA.with(RxFlags::EXTRA_INFO);
+    let words = Rx::encode(&RxResponse::Data { id: 0x0201, offset: 0x0403, flags, size: 0x0807 });
+    assert_eq!(bytes(&words), [1, 2, 3, 4, 12, 0, 7, 8]);
+    let words = Rx::encode(&RxResponse::Error { id: 0x0201 });
+    assert_eq!(bytes(&words), [1, 2, 0, 0, 0, 0, 0xff, 0xff]);
+}
+
+#[test]
+fn the_checksum_bits_are_the_other_way_round_on_the_receive_ring() {
+    assert_eq!(RxFlags::DATA_VALIDATED.into_raw(), 1);
+    assert_eq!(RxFlags::CSUM_BLANK.into_raw(), 2);
+    assert!(request(0, 0, 1, 0, 0).request().flags.csum_blank());
+}
+
+#[test]
+fn an_extra_segment_reads_back() {
+    for extra in [
+        Extra::Gso { size: 0x0504, kind: Ok(GsoKind::TcpV4) },
+        Extra::Gso { size: 1, kind: Ok(GsoKind::TcpV6) },
+        Extra::Gso { size: 1, kind: Err(9) },
+        Extra::McastAdd([1, 2, 3, 4, 5, 6]),
+        Extra::McastDel([6, 5, 4, 3, 2, 1]),
+        Extra::Hash { kind: 2, algorithm: 1, value: [9, 8, 7, 6] },
+        Extra::Xdp { headroom: 256 },
+    ] {
+        let [first, second] = Rx::encode(&RxResponse::Extra(extra));
+        let raw = ring::netif::TxSlot::from_words([first, second, 0]).extra();
+        assert_eq!((raw.parse(), raw.more()), (extra, false));
+    }
+}
+
+#[test]
+fn an_extra_segment_has_the_headers_layout() {
+    let words = Rx::encode(&RxResponse::Extra(Extra::Gso { size: 0x0504, kind: Ok(GsoKind::TcpV6) }));
+    assert_eq!(bytes(&words), [1, 0, 4, 5, 2, 0, 0, 0]);
+    assert!(extra(1, true, [0; 6]).extra().more());
+    assert_eq!(extra(77, false, [0; 6]).extra().parse(), Extra::Unknown(77));
+}
