@@ -1,6 +1,6 @@
 //! Steps that several scenarios share.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
@@ -34,6 +34,14 @@ pub fn no_bad_frames(seen: &Snapshot) -> Result<()> {
     ensure(seen.faults() == 0, || {
         format!("{} of {} frames on the wire are wrong: {seen:?}", seen.faults(), seen.frames_in)
     })
+}
+
+/// Waits until `holds`, or until `limit` has passed.
+pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !holds() && started.elapsed() < limit {
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Takes stock of what the domains hold.
