@@ -23,8 +23,8 @@ use crate::switch::{BridgeId, TableLimits};
 const BUFFERS: usize = 512;
 /// Packets of several buffers at a time.
 const TAILS: usize = 128;
-/// Pages that may wait for slow guests, over all vifs.
-const HELD_PAGES: usize = 256;
+/// Pages that may wait for slow guests, over all vifs: what a card has to spare, but for a burst of frames for others.
+const HELD_PAGES: usize = 192;
 
 /// Why the domain does not serve.
 #[derive(Debug)]
