@@ -14,6 +14,7 @@
 )]
 
 mod handshake;
+mod hostile_offload;
 mod hostile_rx;
 mod hostile_tx;
 mod hostile_xenbus;
