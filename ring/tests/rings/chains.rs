@@ -206,6 +206,30 @@ fn an_endless_chain_of_extras_is_fatal_nf_30() {
 }
 
 #[test]
+fn a_packet_has_five_extras_at_most() {
+    let with = |count: u8| {
+        let mut slots = vec![request(1, 0, EXTRA_INFO, 5, 100)];
+        slots.extend((1..=count).map(|number| extra(1, number < count, [100, 0, 1, 0, 0, 0])));
+        slots
+    };
+    assert_eq!(packet(&GSO, &with(5)).slots.as_slice().len(), 6);
+    assert_eq!(kill(&GSO, &with(6)), TxKill::ExtraChain);
+}
+
+#[test]
+fn empty_slots_count_too() {
+    let with = |count: u16| -> Vec<TxSlot> {
+        (0..count)
+            .map(|index| {
+                request(1, 0, if index + 1 < count { MORE_DATA } else { 0 }, index, if index == 0 { 100 } else { 0 })
+            })
+            .collect()
+    };
+    assert_eq!(fragments(&packet(&GSO, &with(18))), [(1, 0, 100)]);
+    assert_eq!(reject(&with(19)), TxReject::Slots);
+}
+
+#[test]
 fn segmentation_needs_a_size_and_a_negotiated_kind_nf_32_33() {
     let with = |extra| [request(1, 0, EXTRA_INFO, 5, 4000), extra];
     assert_eq!(kill(&GSO, &with(gso(0, 1))), TxKill::GsoSize);
