@@ -10,13 +10,13 @@ use core::fmt;
 use core::time::Duration;
 
 use xen_pv_rt::control::{self, Request};
-use xen_pv_rt::hyp::{Instant, Platform};
+use xen_pv_rt::hyp::{DmaError, Instant, Platform};
 use xen_pv_rt::task::{Signal, Tasks, block_on};
 
 use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
+use crate::scan;
 use crate::vbd::{Blkback, Options, Turn};
-use crate::volume::Catalogue;
 
 /// How long frontends may take to let go when the domain shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -28,6 +28,8 @@ pub enum StartError {
     Config(ConfigError),
     /// The controllers.
     Controllers(NoControllers),
+    /// The memory for buffers.
+    Memory(DmaError),
 }
 
 impl fmt::Display for StartError {
@@ -35,6 +37,7 @@ impl fmt::Display for StartError {
         match self {
             Self::Config(error) => error.fmt(f),
             Self::Controllers(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
         }
     }
 }
@@ -60,8 +63,9 @@ impl<H: Platform> Domain<H> {
     pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
         let config = Config::parse(command_line).map_err(StartError::Config)?;
         log::set_max_level(config.log);
-        let controllers = block_on(&hyp, PciControllers::start(&hyp)).map_err(StartError::Controllers)?;
-        let catalogue = Catalogue { disks: controllers.disks(), ..Catalogue::default() };
+        let mut controllers = block_on(&hyp, PciControllers::start(&hyp)).map_err(StartError::Controllers)?;
+        let disks = controllers.disks();
+        let catalogue = block_on(&hyp, scan::catalogue(&hyp, &mut controllers, disks)).map_err(StartError::Memory)?;
         catalogue.log();
         let tasks = Tasks::new();
         let options = Options { budget: config.budget, ..Options::default() };

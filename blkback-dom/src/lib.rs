@@ -3,6 +3,7 @@
 //! - [`disk`]: drivers for the controllers.
 //! - [`controllers`]: those of this domain, on its PCI bus.
 //! - [`domain`]: start, event loop, end.
+//! - [`scan`]: what is on the disks.
 //! - [`vbd`]: virtual block devices and the data plane between them and the disks.
 //! - [`volume`]: what `target=` may name.
 
@@ -15,5 +16,6 @@ pub mod config;
 pub mod controllers;
 pub mod disk;
 pub mod domain;
+pub mod scan;
 pub mod vbd;
 pub mod volume;

@@ -106,7 +106,7 @@ impl Catalogue {
     /// What is missing or wrong.
     pub fn resolve(&self, target: &Target) -> Result<Volume, VolumeError> {
         let (map, name) = match &target.kind {
-            TargetKind::Disk(name) => (Map::linear(whole(self.disk(name)?)), name.clone()),
+            TargetKind::Disk(name) => (Map::linear(self.disk(name)?.whole()), name.clone()),
             TargetKind::Slice(name, sector, sectors) => {
                 let disk = self.disk(name)?.disk;
                 (Map::linear(Piece { disk, sector: *sector, sectors: *sectors }), format!("{name}@{sector}+{sectors}"))
@@ -199,8 +199,11 @@ impl Catalogue {
     }
 }
 
-fn whole(disk: &NamedDisk) -> Piece {
-    Piece { disk: disk.disk, sector: 0, sectors: disk.about.geometry.sectors }
+impl NamedDisk {
+    /// All of it.
+    pub fn whole(&self) -> Piece {
+        Piece { disk: self.disk, sector: 0, sectors: self.about.geometry.sectors }
+    }
 }
 
 fn hex(uuid: &[u8; 16]) -> String {

@@ -9,11 +9,17 @@
 mod catalogue;
 mod claims;
 mod error;
+mod lvm;
 mod map;
+mod sectors;
+mod table;
 mod target;
 
 pub use catalogue::{Catalogue, LogicalVolume, NamedDisk, Partition, Volume};
 pub use claims::{Claims, Use};
 pub use error::VolumeError;
+pub use lvm::logical_volumes;
 pub use map::{DiskRef, Map, Piece};
+pub use sectors::Sectors;
+pub use table::{TableError, partitions};
 pub use target::{BadTarget, Target, TargetKind};
