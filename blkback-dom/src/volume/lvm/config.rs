@@ -102,10 +102,9 @@ impl<'t> Parser<'t> {
             return Some(Some(Token::Mark(first)));
         }
         if let Some(quoted) = self.rest.strip_prefix('"') {
-            // Names and ids have no quotes to escape; a text that has is not understood.
-            let (text, after) = quoted.split_once('"')?;
+            let (text, after) = split_quoted(quoted)?;
             self.rest = after;
-            return (!text.contains('\\')).then_some(Some(Token::Text(text)));
+            return Some(Some(Token::Text(text)));
         }
         let end = self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_.+-".contains(c))).unwrap_or(self.rest.len());
         let (name, after) = self.rest.split_at_checked(end).filter(|(name, _)| !name.is_empty())?;
@@ -152,9 +151,31 @@ impl<'t> Parser<'t> {
     }
 }
 
+/// Splits at the closing quote: the text, its escapes untouched, and what follows.
+fn split_quoted(quoted: &str) -> Option<(&str, &str)> {
+    let mut escaped = false;
+    let end = quoted.bytes().position(|byte| {
+        let closes = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        closes
+    })?;
+    let (text, rest) = quoted.split_at_checked(end)?;
+    Some((text, rest.strip_prefix('"')?))
+}
+
+/// Takes the backslash away in front of each escaped character.
+fn unescape(text: &str) -> String {
+    let mut escaped = false;
+    let kept = text.chars().filter(|c| {
+        escaped = *c == '\\' && !escaped;
+        !escaped
+    });
+    kept.collect()
+}
+
 fn plain(token: Token<'_>) -> Option<Value> {
     match token {
-        Token::Text(text) => Some(Value::Text(text.to_string())),
+        Token::Text(text) => Some(Value::Text(unescape(text))),
         // Negative and fractional numbers occur where nothing is read; they only have to be passed over.
         Token::Name(name) => Some(name.parse().map_or_else(|_| Value::Text(name.to_string()), Value::Number)),
         Token::Mark(_) => None,

@@ -238,6 +238,33 @@ fn hidden_volumes_are_not_shown() {
 }
 
 #[test]
+fn quotes_in_a_text_may_be_escaped() {
+    // As in the description that lvcreate leaves behind.
+    let tree = config::parse(r#"description = "lvcreate \"a|b\\c|\" -n x" version = 1 odd = "\\" "#).unwrap();
+    assert_eq!(tree.text("description"), Some(r#"lvcreate "a|b\c|" -n x"#));
+    assert_eq!((tree.number("version"), tree.text("odd")), (Some(1), Some("\\")));
+    assert!(config::parse(r#"open = "\""#).is_none());
+}
+
+#[test]
+fn a_label_that_lvm2_wrote_has_the_checksum_that_we_compute() {
+    // pvcreate of LVM2 2.03.16 on a disk of 64 MiB.
+    let mut label = alloc::vec![0; 512];
+    label[..8].copy_from_slice(b"LABELONE");
+    put64(&mut label, 8, 1);
+    put32(&mut label, 20, 32);
+    label[24..32].copy_from_slice(b"LVM2 001");
+    label[32..64].copy_from_slice(b"lv1o9j57TTRUksc0f4VETWuJMcvY9cOS");
+    put64(&mut label, 64, 64 << 20);
+    put64(&mut label, 72, 1 << 20);
+    put64(&mut label, 104, 4096);
+    put64(&mut label, 112, 0xff000);
+    put32(&mut label, 136, 2);
+    put32(&mut label, 140, 1);
+    assert_eq!(crc32(INITIAL_CRC, &label[20..]), 0xf698_e1c0);
+}
+
+#[test]
 fn a_text_too_deep_is_refused() {
     assert!(config::parse(&"a {".repeat(100_000)).is_none());
     assert!(config::parse(&"a = [".repeat(10)).is_none());
