@@ -11,10 +11,11 @@ use core::time::Duration;
 use pci_types::CommandRegister;
 use pci_types::device_type::DeviceType;
 use ring::pciif::OpRequest;
-use xen_pv_rt::hyp::{Maddr, Platform, sleep};
+use xen_pv_rt::hyp::{Platform, sleep};
 
-use crate::bar::{self, Bar};
+use crate::bar::Bar;
 use crate::bus::Inner;
+use crate::map::bar_offset;
 use crate::{InterruptKind, Interrupts, PciCause, PciError, Sbdf};
 
 /// Offsets in configuration space. PCI Local Bus 3.0, 6.1 and 6.7.
@@ -24,7 +25,6 @@ mod reg {
     pub(super) const COMMAND: u16 = 0x04;
     pub(super) const STATUS: u16 = 0x06;
     pub(super) const CLASS: u16 = 0x08;
-    pub(super) const BAR0: u16 = 0x10;
     pub(super) const CAPABILITIES: u16 = 0x34;
     pub(super) const FIRST_CAPABILITY: u16 = 0x40;
 }
@@ -33,8 +33,6 @@ mod reg {
 const CAP_EXPRESS: u8 = 0x10;
 /// More capabilities than fit into 192 bytes: a longer list is a loop.
 const MAX_CAPABILITIES: usize = 48;
-/// The bits of an address within a page.
-const PAGE_MASK: u64 = 0xfff;
 /// What a function is given to finish a reset. PCI Express 3.0, 6.6.2.
 const RESET_TIME: Duration = Duration::from_millis(100);
 
@@ -58,16 +56,11 @@ pub struct PciDevice<H: Platform> {
     /// What [`Interrupts`] exist, so that they are neither enabled nor disabled twice.
     interrupts: Rc<Cell<Option<InterruptKind>>>,
     /// The BARs, once they were sized.
-    bars: Cell<Option<[Option<Bar>; 6]>>,
+    pub(crate) bars: Cell<Option<[Option<Bar>; 6]>>,
     /// The capabilities, once they were read.
     list: RefCell<Option<Vec<Capability>>>,
     /// What was last written to the command register, once it was read.
     command: Cell<Option<CommandRegister>>,
-}
-
-const fn bar_offset(index: u8) -> u16 {
-    let [low, high] = [index.saturating_mul(4), 0];
-    reg::BAR0.saturating_add(u16::from_le_bytes([low, high]))
 }
 
 impl<H: Platform> PciDevice<H> {
@@ -211,84 +204,6 @@ impl<H: Platform> PciDevice<H> {
     /// As [`read8`](Self::read8).
     pub fn capability(&self, id: u8) -> Result<Option<u16>, PciError> {
         Ok(self.capabilities()?.iter().find(|cap| cap.id == id).map(|cap| cap.offset))
-    }
-
-    /// The function's BARs, by number. The slot that a wide BAR takes up in addition is `None`.
-    ///
-    /// # Errors
-    /// [`PciCause::Bar`] if one of them is impossible or overlaps another, or as [`read8`](Self::read8).
-    pub fn bars(&self) -> Result<[Option<Bar>; 6], PciError> {
-        if let Some(bars) = self.bars.get() {
-            return Ok(bars);
-        }
-        let mut bars = [None; 6];
-        let mut upper_half = false;
-        for index in 0..6_u8 {
-            if core::mem::take(&mut upper_half) {
-                continue;
-            }
-            let bar = self.read_bar(index)?;
-            if bar.is_some_and(|bar| bars.iter().flatten().any(|other| bar::overlap(*other, bar))) {
-                return Err(self.error(PciCause::Bar(index, "overlaps another")));
-            }
-            upper_half = matches!(bar, Some(Bar::Memory { wide: true, .. }));
-            if let Some(slot) = bars.get_mut(usize::from(index)) {
-                *slot = bar;
-            }
-        }
-        self.bars.set(Some(bars));
-        Ok(bars)
-    }
-
-    fn read_bar(&self, index: u8) -> Result<Option<Bar>, PciError> {
-        let (low, low_sized) = self.size_bar(index, false)?;
-        let (value, sized) = if bar::is_wide(low) {
-            let (high, high_sized) = self.size_bar(index.saturating_add(1), true)?;
-            (u64::from(high) << 32 | u64::from(low), u64::from(high_sized) << 32 | u64::from(low_sized))
-        } else {
-            (u64::from(low), u64::from(low_sized))
-        };
-        bar::decode(value, sized).map_err(|what| self.error(PciCause::Bar(index, what)))
-    }
-
-    /// A BAR slot's value, and what it reads back after all ones. pciback stages that one write and keeps the
-    /// real register as it is, so this is safe while the function decodes.
-    fn size_bar(&self, index: u8, upper: bool) -> Result<(u32, u32), PciError> {
-        if index > 5 {
-            return Err(self.error(PciCause::Bar(index, "does not exist")));
-        }
-        let offset = bar_offset(index);
-        let value = self.read32(offset)?;
-        // I/O ports are left alone, and pciback shows a slot that is not implemented as zero. But half of a wide
-        // BAR may well be zero.
-        if !upper && (value == 0 || value & 1 == 1) {
-            return Ok((value, 0));
-        }
-        self.write32(offset, u32::MAX)?;
-        let sized = self.read32(offset)?;
-        self.write32(offset, value)?;
-        Ok((value, sized))
-    }
-
-    /// Maps BAR `index`, which has to be at least `min_len` bytes long.
-    ///
-    /// # Errors
-    /// [`PciCause::Bar`] unless it is a memory BAR of that length that starts on a page, or as
-    /// [`bars`](Self::bars); [`PciCause::Map`] if Xen refuses.
-    pub fn map_bar(&self, index: u8, min_len: usize) -> Result<H::Region, PciError> {
-        let fault = |what| Err(self.error(PciCause::Bar(index, what)));
-        let bars = self.bars()?;
-        let Some(bar) = bars.get(usize::from(index)).copied().flatten() else { return fault("is not there") };
-        let Bar::Memory { base, len, .. } = bar else { return fault("is not in memory space") };
-        let Ok(len) = usize::try_from(len) else { return fault("is too large") };
-        if len < min_len {
-            return fault("is too small");
-        }
-        // A page that starts with another device's registers must not be mapped here: XSA-461.
-        if base & PAGE_MASK != 0 {
-            return fault("does not start on a page");
-        }
-        self.bus.hyp.map_mmio(Maddr::from_raw(base), len).map_err(|e| self.error(PciCause::Map(index, e)))
     }
 
     /// Makes the function answer to its memory BARs. Its DMA stays off: a previous owner may have left it

@@ -93,3 +93,16 @@ impl fmt::Display for PciError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    #[test]
+    fn an_unsupported_device_is_named_by_address_and_ids() {
+        let sbdf = Sbdf { segment: 0, bus: 3, devfn: 0x21 };
+        let cause = PciCause::Unsupported { vendor: 0x10ec, device: 0x8168 };
+        assert_eq!(PciError { sbdf, cause }.to_string(), "PCI device 0000:03:04.1: unsupported device 10ec:8168");
+    }
+}

@@ -21,6 +21,7 @@ mod bus;
 mod device;
 mod error;
 mod interrupts;
+mod map;
 mod ops;
 mod sbdf;
 

@@ -74,7 +74,8 @@ pub(super) fn configure<R: Mmio, C: Clock>(regs: &Registers<R>, clock: &C) -> Re
 /// Lets frames flow. The rings are programmed.
 pub(super) fn enable<R: Mmio>(regs: &Registers<R>) {
     regs.write(Reg::TCTL, tctl::EN | tctl::PSP | tctl::CT | tctl::COLD | tctl::RTLC);
-    // Promiscuous: other stations' frames are what a bridge is for.
+    // Promiscuous: other stations' frames are what a bridge is for. QEMU's model holds received frames back for
+    // a second after each write of this register, so it is written once.
     regs.write(Reg::RCTL, rctl::EN | rctl::UPE | rctl::MPE | rctl::BAM | rctl::SECRC);
 }
 
