@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::packets::{BROADCAST, REMOTE, frame, tcp};
-use crate::rig::Rig;
+use crate::rig::{Rig, cases};
 
 const CSUM_BLANK: u16 = 1;
 const DATA_VALIDATED: u16 = 2;
@@ -106,7 +106,7 @@ fn segments_larger_than_the_packet_leave_it_whole_nf_34() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(60))]
 
     #[test]
     fn headers_of_any_kind_harm_nobody_nf_25_26(

@@ -431,3 +431,24 @@ fn only_the_bytes_of_the_packet_are_read() {
         rig.run(Duration::from_millis(5));
     }
 }
+
+#[test]
+fn a_flood_of_bad_packets_is_one_line_a_second() {
+    let (mut rig, attacker, victim) = Rig::attacker_and_victim();
+    let mut bad = 0;
+    let started = rig.xen.now();
+    while rig.xen.now().saturating_since(started) < Duration::from_secs(5) {
+        for _ in 0..20 {
+            slot(&mut rig.fronts[attacker], 0, 5, 0);
+            bad += 1;
+        }
+        rig.fronts[attacker].push_tx();
+        rig.run(Duration::from_millis(20));
+    }
+    rig.assert_works(victim);
+    let lines = rig.lines(attacker, "TX_SHORT");
+    assert!((2..=6).contains(&lines.len()), "{lines:?}");
+    // Every line says how many it stands for.
+    let counted: u64 = lines.iter().map(|line| 1 + line.split(" n=").nth(1).unwrap().parse::<u64>().unwrap()).sum();
+    assert!(counted > bad / 2 && counted <= bad, "{counted} of {bad}");
+}

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use xen_pv_rt::hyp::{Access, GrantRef};
 
 use crate::packets::{BROADCAST, REMOTE, frame};
-use crate::rig::Rig;
+use crate::rig::{Rig, cases};
 
 const ATTACKERS: usize = 3;
 
@@ -131,7 +131,7 @@ fn attack(rig: &mut Rig, attacker: usize, victim: usize, act: &Act) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, max_shrink_iters: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(40))]
 
     #[test]
     fn a_victim_does_not_notice_what_others_do(acts in vec((0..ATTACKERS, act()), 10..120)) {

@@ -30,6 +30,17 @@ thread_local! {
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Settings of a property test: `count` cases, or as many as `CASES` in the environment says.
+pub fn cases(count: u32) -> proptest::test_runner::Config {
+    let count = std::env::var("CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(count);
+    proptest::test_runner::Config {
+        cases: count,
+        max_shrink_iters: 400,
+        failure_persistence: None,
+        ..Default::default()
+    }
+}
+
 struct Capture;
 
 impl log::Log for Capture {
