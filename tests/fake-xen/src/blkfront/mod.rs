@@ -151,7 +151,8 @@ impl Blkfront {
     pub fn share_rings(&mut self) {
         for _ in 0..self.options.queues {
             let ring = BlkRing::new(self.options.x86_32, self.options.order);
-            let grefs = ring.pages.iter().map(|page| self.xen.grant_for(self.device, page, Access::ReadWrite)).collect();
+            let grefs =
+                ring.pages.iter().map(|page| self.xen.grant_for(self.device, page, Access::ReadWrite)).collect();
             let port = self.xen.offer_port(self.device);
             self.queues.push(Link { ring, grefs, port, pending: Vec::new() });
         }
@@ -254,7 +255,8 @@ impl Blkfront {
         for (queue, link) in self.queues.iter_mut().enumerate() {
             while let Some((id, operation, status)) = link.ring.take() {
                 let at = link.pending.iter().position(|pending| *pending == (id, operation));
-                let at = at.unwrap_or_else(|| panic!("a response to {id:#x}, operation {operation}, which is not under way"));
+                let at = at
+                    .unwrap_or_else(|| panic!("a response to {id:#x}, operation {operation}, which is not under way"));
                 link.pending.swap_remove(at);
                 self.answers.push_back(BlkAnswer { queue, id, operation, status });
             }

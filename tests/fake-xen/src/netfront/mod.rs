@@ -95,7 +95,17 @@ impl Netfront {
     /// A frontend for a device whose directories exist. It connects as it is stepped.
     pub fn new(xen: &FakeXen, device: DeviceId, options: NetfrontOptions) -> Self {
         let (received, answers) = (VecDeque::new(), VecDeque::new());
-        Self { xen: xen.clone(), device, options, frozen: false, deaf: false, liar: false, link: None, received, answers }
+        Self {
+            xen: xen.clone(),
+            device,
+            options,
+            frozen: false,
+            deaf: false,
+            liar: false,
+            link: None,
+            received,
+            answers,
+        }
     }
 
     /// The device.
