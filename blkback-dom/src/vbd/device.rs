@@ -47,6 +47,7 @@ pub(super) struct Vbd<H: Hypervisor> {
     free_works: Vec<u16>,
     /// Requests that still have parts to hand out, oldest first.
     pub(super) todo: VecDeque<u16>,
+    #[expect(clippy::vec_box, reason = "parts are large and move from list to list")]
     pub(super) free_parts: Vec<Box<Part>>,
     /// Parts that were not given to a disk yet, oldest first.
     pub(super) staged: VecDeque<Box<Part>>,

@@ -64,6 +64,7 @@ pub(crate) struct Plane<H: Hypervisor> {
     /// Tags that the vbds in service may need.
     reserved: usize,
     /// Parts that came back in this turn.
+    #[expect(clippy::vec_box, reason = "parts are large and move from list to list")]
     finished: Vec<Box<Part>>,
     /// Whose turn it is to be first.
     first: usize,

@@ -57,7 +57,8 @@ fn several_queues_serve_one_disk() {
         rig.fronts[guest].submit_to(queue, &[request]);
     }
     rig.until("all queues are answered", |rig| rig.fronts[guest].unanswered() == 0);
-    let mut queues: Vec<_> = rig.fronts[guest].take_answers().iter().map(|answer| (answer.queue, answer.status)).collect();
+    let mut queues: Vec<_> =
+        rig.fronts[guest].take_answers().iter().map(|answer| (answer.queue, answer.status)).collect();
     queues.sort_unstable();
     assert_eq!(queues, [(0, 0), (1, 0), (2, 0), (3, 0)]);
     for queue in 0..4_u64 {
@@ -87,7 +88,9 @@ fn segments_of_every_shape_are_packed_in_order_bf_46() {
     for ((gref, first, last), _) in segments.iter().zip(0..) {
         let domid = rig.device(guest).frontend;
         let range = usize::from(*first) * 512..(usize::from(*last) + 1) * 512;
-        assert!(rig.xen.copied_from(domid, *gref).iter().all(|read| read.start >= range.start && read.end <= range.end));
+        assert!(
+            rig.xen.copied_from(domid, *gref).iter().all(|read| read.start >= range.start && read.end <= range.end)
+        );
     }
 }
 

@@ -227,7 +227,8 @@ fn a_disk_that_grows_is_seen_to_grow() {
     let disk = rig.ram.named()[0].disk;
     rig.ram.disk_mut(0).geometry.sectors = 8192;
     rig.ram.platters[0].seen.resize(8192 * 512, 0);
-    let state_writes = |rig: &Rig| rig.xen.written(&format!("{}/state", rig.toolstack.backend_path(&rig.device(whole)))).len();
+    let state_writes =
+        |rig: &Rig| rig.xen.written(&format!("{}/state", rig.toolstack.backend_path(&rig.device(whole)))).len();
     let before = state_writes(&rig);
     rig.blkback.disk_changed(disk, 8192, true);
     rig.wake();

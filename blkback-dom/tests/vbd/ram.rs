@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use blkback_dom::disk::{
-    Capabilities, Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, DiskName, Geometry, Health, Medium,
-    Op, SubmitError, Tag,
+    Capabilities, Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, DiskName, Geometry, Health,
+    Medium, Op, SubmitError, Tag,
 };
 use blkback_dom::vbd::Controllers;
 use blkback_dom::volume::{DiskRef, NamedDisk};
@@ -33,6 +33,9 @@ pub struct Platter {
     pub stable: Vec<u8>,
 }
 
+/// Whether a command fails.
+pub type Verdict = Box<dyn FnMut(&Asked) -> Option<DiskError>>;
+
 /// One controller; its disks are its namespaces.
 pub struct RamDisk {
     memory: HostMemory,
@@ -48,7 +51,7 @@ pub struct RamDisk {
     /// Completes the newest command first.
     pub backwards: bool,
     /// Commands end with this error instead of being carried out.
-    pub fail: Box<dyn FnMut(&Asked) -> Option<DiskError>>,
+    pub fail: Verdict,
 }
 
 pub fn disk(number: u32, sectors: u64, logical_bytes: u32) -> Disk {
@@ -56,7 +59,13 @@ pub fn disk(number: u32, sectors: u64, logical_bytes: u32) -> Disk {
         name: DiskName::Namespace(number),
         serial: heapless::String::new(),
         model: heapless::String::new(),
-        geometry: Geometry { sectors, logical_bytes, physical_bytes: 4096, max_transfer_bytes: 1 << 20, max_spans: 256 },
+        geometry: Geometry {
+            sectors,
+            logical_bytes,
+            physical_bytes: 4096,
+            max_transfer_bytes: 1 << 20,
+            max_spans: 256,
+        },
         capabilities: Capabilities {
             volatile_cache: true,
             fua: false,
@@ -124,7 +133,9 @@ impl RamDisk {
         let mut at = pending.asked.sector as usize * SECTOR;
         match pending.asked.op {
             Op::Flush => stable.clone_from(seen),
-            Op::Discard { sectors } | Op::WriteZeroes { sectors } => seen[at..at + sectors as usize * SECTOR].fill(0xdd),
+            Op::Discard { sectors } | Op::WriteZeroes { sectors } => {
+                seen[at..at + sectors as usize * SECTOR].fill(0xdd)
+            }
             Op::Read => {
                 for (maddr, len) in &pending.spans {
                     self.memory.write(*maddr, &seen[at..at + *len as usize]).expect("DMA into memory that is gone");

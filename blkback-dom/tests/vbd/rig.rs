@@ -9,7 +9,9 @@ use std::time::Duration;
 use blkback_dom::disk::Controller;
 use blkback_dom::vbd::{Blkback, Budget, Options, Turn};
 use blkback_dom::volume::Catalogue;
-use fake_xen::{Blkfront, BlkfrontOptions, BlkRequest, BlkSegment, DeviceId, FakeHyp, FakeXen, Page, Toolstack, Usage, VbdConfig};
+use fake_xen::{
+    BlkRequest, BlkSegment, Blkfront, BlkfrontOptions, DeviceId, FakeHyp, FakeXen, Page, Toolstack, Usage, VbdConfig,
+};
 use xen_pv_rt::hyp::{Access, Clock, Instant, Xenstore};
 use xen_pv_rt::task::Tasks;
 
@@ -183,7 +185,8 @@ impl Rig {
     /// Log lines about one guest and cause.
     pub fn lines(&self, guest: Guest, cause: &str) -> Vec<String> {
         let device = self.device(guest);
-        let parts = [format!(" dom={} ", device.frontend), format!(" dev={} ", device.devid), format!(" cause={cause} ")];
+        let parts =
+            [format!(" dom={} ", device.frontend), format!(" dev={} ", device.devid), format!(" cause={cause} ")];
         self.log().into_iter().filter(|line| parts.iter().all(|part| line.contains(part))).collect()
     }
 

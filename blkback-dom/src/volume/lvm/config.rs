@@ -106,7 +106,8 @@ impl<'t> Parser<'t> {
             self.rest = after;
             return Some(Some(Token::Text(text)));
         }
-        let end = self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_.+-".contains(c))).unwrap_or(self.rest.len());
+        let end =
+            self.rest.find(|c: char| !(c.is_ascii_alphanumeric() || "_.+-".contains(c))).unwrap_or(self.rest.len());
         let (name, after) = self.rest.split_at_checked(end).filter(|(name, _)| !name.is_empty())?;
         self.rest = after;
         Some(Some(Token::Name(name)))

@@ -4,7 +4,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::super::sectors::{Sectors, crc32, u32_at, u64_at};
-use super::{Piece, PhysicalId};
+use super::{PhysicalId, Piece};
 use crate::disk::DiskError;
 
 /// Where the checksums of LVM2 start.
@@ -99,8 +99,11 @@ fn is_label(sector: &[u8]) -> bool {
     sector.starts_with(b"LABELONE") && sector.get(24..32) == Some(b"LVM2 001")
 }
 
+/// Offsets and sizes in bytes.
+type Locations = Vec<(u64, u64)>;
+
 /// A list of (offset, size) pairs that ends with an offset of zero, and what comes after it.
-fn locations(mut bytes: &[u8]) -> Option<(Vec<(u64, u64)>, &[u8])> {
+fn locations(mut bytes: &[u8]) -> Option<(Locations, &[u8])> {
     let mut list = Vec::new();
     loop {
         let (entry, rest) = bytes.split_at_checked(16)?;
@@ -114,7 +117,7 @@ fn locations(mut bytes: &[u8]) -> Option<(Vec<(u64, u64)>, &[u8])> {
 }
 
 /// The id and the metadata areas (offset and size in bytes) that a label leads to.
-fn header(sector: &[u8], number: u64) -> Option<(PhysicalId, Vec<(u64, u64)>)> {
+fn header(sector: &[u8], number: u64) -> Option<(PhysicalId, Locations)> {
     let checked = sector.get(20..)?;
     if u64_at(sector, 8) != number || u32_at(sector, 16) != crc32(INITIAL_CRC, checked) {
         return None;

@@ -21,7 +21,10 @@ use label::Physical;
 
 /// Finds logical volumes on `candidates`: whole disks and partitions. What is no physical volume is passed
 /// over; what is a damaged one is named in the log.
-pub async fn logical_volumes(sectors: &mut impl Sectors, candidates: &[(alloc::string::String, Piece)]) -> Vec<LogicalVolume> {
+pub async fn logical_volumes(
+    sectors: &mut impl Sectors,
+    candidates: &[(alloc::string::String, Piece)],
+) -> Vec<LogicalVolume> {
     let mut physical = Vec::new();
     let mut groups: Vec<Group> = Vec::new();
     for (name, piece) in candidates {

@@ -113,12 +113,16 @@ fn volume(name: &str, status: &str, segments: &[String]) -> String {
 
 const RW: &str = "\"READ\", \"WRITE\", \"VISIBLE\"";
 const LINEAR: &str = "type = \"striped\"\nstripe_count = 1\nstripes = [\n\"pv0\", 10\n]";
-const STRIPED: &str = "type = \"striped\"\nstripe_count = 2\nstripe_size = 16\nstripes = [\n\"pv0\", 50,\n\"pv1\", 60\n]";
+const STRIPED: &str =
+    "type = \"striped\"\nstripe_count = 2\nstripe_size = 16\nstripes = [\n\"pv0\", 50,\n\"pv1\", 60\n]";
 
 /// The text of a group of two disks with extents of 32 sectors.
 fn group(seqno: u32, volumes: &str) -> String {
     let member = |disk: usize| {
-        format!("pv{disk} {{\nid = \"{}\"\ndevice = \"/dev/sd{disk}\"\t# Hint only\npe_start = 64\npe_count = 120\n}}\n", id(disk))
+        format!(
+            "pv{disk} {{\nid = \"{}\"\ndevice = \"/dev/sd{disk}\"\t# Hint only\npe_start = 64\npe_count = 120\n}}\n",
+            id(disk)
+        )
     };
     format!(
         "# a comment\nvg0 {{\nid = \"group-id\"\nseqno = {seqno}\nformat = \"lvm2\"\nstatus = [\"RESIZEABLE\", \"READ\", \"WRITE\"]\n\
@@ -144,7 +148,10 @@ fn linear_and_striped_volumes_are_found() {
         .concat(),
     );
     let found = volumes(&images(&text));
-    assert_eq!(found.iter().map(|v| (v.group.as_str(), v.name.as_str())).collect::<Vec<_>>(), [("vg0", "root"), ("vg0", "fast")]);
+    assert_eq!(
+        found.iter().map(|v| (v.group.as_str(), v.name.as_str())).collect::<Vec<_>>(),
+        [("vg0", "root"), ("vg0", "fast")]
+    );
     let root = found[0].map.as_ref().unwrap();
     assert_eq!(root.sectors(), 24 * 32);
     let at = |sector| root.piece(sector, 1).map(|piece| (piece.disk.disk.0, piece.sector));
@@ -202,11 +209,27 @@ fn what_is_not_supported_is_named() {
     for (segments, words) in [
         (alloc::vec![segment(1, 0, 20, "type = \"striped\"\nstripe_count = 1\nstripes = [\"pv9\", 0]")], "pv9"),
         (alloc::vec![segment(1, 0, 20, "type = \"striped\"\nstripe_count = 1\nstripes = [\"pv0\", 101]")], "leaves"),
-        (alloc::vec![segment(1, 0, 20, "type = \"striped\"\nstripe_count = 1\nstripes = [\"pv0\", 18446744073709551615]")], "leaves"),
+        (
+            alloc::vec![segment(
+                1,
+                0,
+                20,
+                "type = \"striped\"\nstripe_count = 1\nstripes = [\"pv0\", 18446744073709551615]"
+            )],
+            "leaves",
+        ),
         (alloc::vec![segment(1, 1, 20, LINEAR)], "gap"),
         (alloc::vec![segment(1, 0, 4, LINEAR), segment(2, 5, 4, LINEAR)], "gap"),
         (alloc::vec![segment(1, 0, 3, STRIPED)], "no sense"),
-        (alloc::vec![segment(1, 0, 4, "type = \"striped\"\nstripe_count = 2\nstripe_size = 16\nstripes = [\"pv0\", 0]")], "no sense"),
+        (
+            alloc::vec![segment(
+                1,
+                0,
+                4,
+                "type = \"striped\"\nstripe_count = 2\nstripe_size = 16\nstripes = [\"pv0\", 0]"
+            )],
+            "no sense",
+        ),
         (alloc::vec![segment(1, 0, 4, "type = \"striped\"\nstripe_count = 0\nstripes = []")], "no sense"),
         (alloc::vec![], "no segments"),
     ] {

@@ -34,7 +34,13 @@ fn disk(sectors: u64, logical_bytes: u32) -> NamedDisk {
         name: DiskName::Only,
         serial: heapless::String::new(),
         model: heapless::String::new(),
-        geometry: Geometry { sectors, logical_bytes, physical_bytes: logical_bytes, max_transfer_bytes: 4096, max_spans: 1 },
+        geometry: Geometry {
+            sectors,
+            logical_bytes,
+            physical_bytes: logical_bytes,
+            max_transfer_bytes: 4096,
+            max_spans: 1,
+        },
         capabilities: Capabilities {
             volatile_cache: false,
             fua: false,
