@@ -42,6 +42,10 @@ impl Machine {
             }
             return Err(error);
         }
+        if let StoreOp::Write(path, _) | StoreOp::Remove(path) = operation {
+            // Before the permissions, which would answer for a backend that does not know its place.
+            self.check_subtree(path);
+        }
         let us = self.backend;
         let mut store = self.store.borrow_mut();
         match operation {
@@ -75,7 +79,6 @@ impl Machine {
     }
 
     fn change(&self, t: u32, change: Change) -> Result<Reply, XsError> {
-        self.check_subtree(&change);
         let mut store = self.store.borrow_mut();
         if t == 0 {
             drop(store);
@@ -88,8 +91,7 @@ impl Machine {
     }
 
     /// Rule 4.
-    fn check_subtree(&self, change: &Change) {
-        let (Change::Write(path, _) | Change::Remove(path) | Change::SetPerms(path, _)) = change;
+    fn check_subtree(&self, path: &str) {
         let home = Store::home(self.backend);
         let ours = ["backend/", "error/", "data/", "device/pci/"];
         let allowed = path.strip_prefix(&format!("{home}/")).is_some_and(|below| {
