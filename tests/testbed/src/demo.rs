@@ -120,8 +120,9 @@ fn show_files(bed: &Bed, guests: &[Guest; 2], rows: &mut Vec<Row>) -> Result<()>
 /// Fetches the file from `address` into `file`, checks its hash and notes the rate, taken by the guest's clock.
 fn fetch(guest: &Guest, address: &str, from: &str, file: &str, hash: &str, rows: &mut Vec<Row>) -> Result<()> {
     let script = format!(
-        "start=$(date +%s%3N)\nwget -q -O {file} http://{address}/file || exit 1\n\
-         echo @ms $(($(date +%s%3N) - start))\nsha256sum {file}"
+        "now() {{ awk '{{ printf \"%d\", $1 * 1000 }}' /proc/uptime; }}\n\
+         start=$(now)\nwget -q -O {file} http://{address}/file || exit 1\n\
+         echo @ms $(($(now) - start))\nsha256sum {file}"
     );
     let said = guest.check(&script, FETCH_LIMIT).doing(format!("fetching from {from}"))?;
     let sum = said.lines().last().unwrap_or_default();
