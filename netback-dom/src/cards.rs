@@ -10,8 +10,12 @@ use xen_pv_rt::hyp::{Instant, Platform};
 use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError};
 
-/// How often a card is looked at without an interrupt: finds work whose interrupt was lost, and the link's state.
-const SLOW_POLL: Duration = Duration::from_millis(100);
+/// How often a card is looked at without an interrupt while there is traffic: finds work whose interrupt was lost.
+const BUSY_POLL: Duration = Duration::from_millis(10);
+/// The same when there was no traffic for [`TRAFFIC_MEMORY`]; also how soon a change of the link is seen.
+const IDLE_POLL: Duration = Duration::from_millis(100);
+/// How long traffic is expected to go on after the last packet.
+const TRAFFIC_MEMORY: Duration = Duration::from_secs(1);
 
 /// Why the domain has no card to serve.
 #[derive(Debug)]
@@ -38,6 +42,8 @@ pub struct Cards<H: Platform> {
     cards: Vec<Option<AttachedNic<H>>>,
     links: Vec<Link>,
     next_poll: Instant,
+    /// Until when traffic is expected.
+    busy_until: Instant,
 }
 
 impl<H: Platform> Cards<H> {
@@ -55,7 +61,7 @@ impl<H: Platform> Cards<H> {
             cards.push(Some(card));
         }
         let links = cards.iter().map(|_| Link::Down).collect();
-        Ok(Self { bus, cards, links, next_poll: Instant::default() })
+        Ok(Self { bus, cards, links, next_poll: Instant::default(), busy_until: Instant::default() })
     }
 
     /// Looks at every card that has interrupted, and at all of them now and then.
@@ -64,7 +70,7 @@ impl<H: Platform> Cards<H> {
     pub fn poll(&mut self, now: Instant) -> bool {
         let slow = now >= self.next_poll;
         if slow {
-            self.next_poll = now.saturating_add(SLOW_POLL);
+            self.next_poll = now.saturating_add(if now < self.busy_until { BUSY_POLL } else { IDLE_POLL });
             self.bus.poll();
         }
         let mut work = false;
@@ -82,8 +88,19 @@ impl<H: Platform> Cards<H> {
                 continue;
             }
             report_link(card, link);
+            if slow {
+                // A loop that never sleeps would otherwise keep a shared interrupt line from its other owners.
+                work |= card.card().enable_interrupts();
+                card.interrupts().eoi();
+            }
         }
         work
+    }
+
+    /// Notes that packets moved.
+    pub fn note_traffic(&mut self, now: Instant) {
+        self.busy_until = now.saturating_add(TRAFFIC_MEMORY);
+        self.next_poll = self.next_poll.min(now.saturating_add(BUSY_POLL));
     }
 
     /// When [`poll`](Self::poll) is due without an interrupt.

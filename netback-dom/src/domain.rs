@@ -94,7 +94,9 @@ impl<H: Platform> Domain<H> {
             }
             let interrupted = self.cards.poll(now);
             let turn = self.netback.poll(&mut self.cards, now);
-            if !interrupted && turn == Turn::Idle {
+            if turn == Turn::Busy {
+                self.cards.note_traffic(now);
+            } else if !interrupted {
                 self.sleep(now);
             }
         }
