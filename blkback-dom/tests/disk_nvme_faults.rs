@@ -114,6 +114,10 @@ fn a_failed_flush_is_never_a_success() {
     let mut bench = Bench::start(disk);
     bench.judge(|command| if command.opcode() == op::FLUSH { Fate::Fail(0x4006) } else { Fate::Execute });
     assert_eq!(bench.execute(0, Op::Flush, 0, &[]), Err(DiskError::Device(6)));
+    // Also if the device would have it repeated: it may have forgotten by then what it could not write.
+    let mut first = true;
+    bench.judge(move |_| if std::mem::take(&mut first) { Fate::Fail(0x006) } else { Fate::Execute });
+    assert_eq!(bench.execute(0, Op::Flush, 0, &[]), Err(DiskError::Device(6)));
     bench.judge(|command| if command.opcode() == op::FLUSH { Fate::Lose } else { Fate::Execute });
     assert_eq!(bench.execute(0, Op::Flush, 0, &[]), Err(DiskError::TimedOut));
     bench.judge(|command| if command.opcode() == op::FLUSH { Fate::LoseForGood } else { Fate::Execute });

@@ -15,6 +15,7 @@
 //!
 //! Not here: partitions, logical volumes, caching, ordering between commands.
 
+pub mod ahci;
 mod command;
 mod describe;
 mod error;

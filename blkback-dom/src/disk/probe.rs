@@ -9,8 +9,8 @@ use xen_pv_rt::hyp::{Instant, Platform, sleep};
 use virtio_pci::VirtioPci;
 
 use super::{
-    Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, Failure, Health, SubmitError, Tag, nvme,
-    virtio,
+    Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, Failure, Health, SubmitError, Tag, ahci,
+    nvme, virtio,
 };
 
 /// Interrupt vectors asked for: all queues of a controller are served by one loop.
@@ -24,16 +24,18 @@ const STEP: Duration = Duration::from_millis(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
     Nvme,
+    Ahci,
     Virtio,
 }
 
-/// What a virtio-blk request is given.
-const VIRTIO_TIME: Duration = Duration::from_secs(30);
+/// What a command of an AHCI disk or a virtio-blk request is given.
+const COMMAND_TIME: Duration = Duration::from_secs(30);
 
 /// By class code (base class, subclass, programming interface), or by vendor and device id.
 const fn family(class: u32, vendor: u16, device: u16) -> Option<Family> {
     match (class, vendor, device) {
         (0x01_08_02, _, _) => Some(Family::Nvme),
+        (0x01_06_01, _, _) => Some(Family::Ahci),
         (_, 0x1af4, 0x1001 | 0x1042) => Some(Family::Virtio),
         _ => None,
     }
@@ -67,6 +69,8 @@ impl From<PciError> for ProbeError {
 pub enum AnyController<H: Platform> {
     /// See [`nvme`].
     Nvme(nvme::Nvme<H::Region, H>),
+    /// See [`ahci`].
+    Ahci(ahci::Ahci<H::Region, H>),
     /// See [`virtio`].
     Virtio(virtio::VirtioBlk<VirtioPci<H::Region>, H>),
 }
@@ -74,6 +78,7 @@ pub enum AnyController<H: Platform> {
 /// A controller that was reset and is not at work yet.
 enum QuietController<H: Platform> {
     Nvme(nvme::Quiet<H::Region, H>),
+    Ahci(ahci::Quiet<H::Region, H>),
     Virtio(virtio::Quiet<VirtioPci<H::Region>, H>),
 }
 
@@ -171,6 +176,7 @@ impl<H: Platform> AttachedController<H> {
     pub fn name(&self) -> &'static str {
         match self.controller {
             AnyController::Nvme(_) => "NVMe",
+            AnyController::Ahci(_) => "AHCI",
             AnyController::Virtio(_) => "virtio-blk",
         }
     }
@@ -184,6 +190,10 @@ async fn reset<H: Platform>(family: Family, device: &PciDevice<H>) -> Result<Qui
             let window = device.map_bar(0, nvme::WINDOW)?;
             nvme::Quiet::reset(window, clock).await.map(QuietController::Nvme)
         }
+        Family::Ahci => {
+            let window = device.map_bar(ahci::BAR, ahci::WINDOW)?;
+            ahci::Quiet::reset(window, clock).await.map(QuietController::Ahci)
+        }
         Family::Virtio => virtio::Quiet::reset(VirtioPci::new(device)?, clock).await.map(QuietController::Virtio),
     }
     .map_err(|error| ProbeError::Controller(device.sbdf(), error))
@@ -196,9 +206,10 @@ fn start<H: Platform>(
 ) -> Result<AnyController<H>, Failure> {
     match quiet {
         QuietController::Nvme(quiet) => quiet.start(hyp, nvme::Patience::default()).map(AnyController::Nvme),
+        QuietController::Ahci(quiet) => quiet.start(hyp, COMMAND_TIME).map(AnyController::Ahci),
         QuietController::Virtio(mut quiet) => {
             quiet.transport().use_msix(interrupts == InterruptKind::MsiX);
-            quiet.start(hyp, VIRTIO_TIME).map(AnyController::Virtio)
+            quiet.start(hyp, COMMAND_TIME).map(AnyController::Virtio)
         }
     }
 }
@@ -207,6 +218,7 @@ macro_rules! each {
     ($self:expr, $controller:ident => $call:expr) => {
         match $self {
             Self::Nvme($controller) => $call,
+            Self::Ahci($controller) => $call,
             Self::Virtio($controller) => $call,
         }
     };

@@ -1,6 +1,7 @@
 //! What the tests of disk drivers share: time, memory to transfer, polling futures. The device models are
 //! beside it, one per test file.
 
+pub mod ahci;
 pub mod nvme;
 pub mod nvme_bench;
 pub mod virtio;

@@ -149,6 +149,11 @@ pub(super) fn deallocate(nsid: u32, ranges: u32, list: Maddr) -> Sqe {
     with(simple(nvm::DATASET_MANAGEMENT, nsid, list), [ranges.saturating_sub(1) & 0xff, DEALLOCATE])
 }
 
+/// Whether the command is a flush.
+pub(super) fn is_flush(sqe: &Sqe) -> bool {
+    sqe.first().is_some_and(|first| first & 0xff == nvm::FLUSH)
+}
+
 /// Puts what is in the volatile cache on stable media.
 pub(super) fn flush(nsid: u32) -> Sqe {
     simple(nvm::FLUSH, nsid, NOWHERE)

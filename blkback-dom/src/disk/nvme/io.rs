@@ -172,7 +172,9 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         }
         let Some(entry) = self.io.get(queue).and_then(|queue| queue.slots.get(slot)) else { return };
         let (retries, request) = (entry.retries, entry.request);
-        if status.may_retry() && retries < recover::MAX_RETRIES && !entry.aborting && self.may_repeat(request) {
+        // What a device says of a failed flush it says once; after that it may forget what was lost.
+        let retry = status.may_retry() && !command::is_flush(&entry.sqe);
+        if retry && retries < recover::MAX_RETRIES && !entry.aborting && self.may_repeat(request) {
             let until = self.now.saturating_add(recover::RETRY_DELAY);
             self.next_retry = Some(self.next_retry.map_or(until, |at| at.min(until)));
             self.counters.retries = self.counters.retries.wrapping_add(1);

@@ -81,9 +81,9 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
 
     /// Whether executing the request again cannot undo anything that was answered since.
     pub(super) fn may_repeat(&self, request: u16) -> bool {
-        self.requests.get(request).is_some_and(|request| {
-            request.change.is_none_or(|change| self.journal.allows(request.sequence, &change))
-        })
+        self.requests
+            .get(request)
+            .is_some_and(|request| request.change.is_none_or(|change| self.journal.allows(request.sequence, &change)))
     }
 
     /// The device request in `slot` is over, and with the last one its command.

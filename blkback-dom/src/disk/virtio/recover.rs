@@ -143,9 +143,8 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
             return self.recover(Failure::Confused("status"));
         }
         let (now, time) = (self.now, self.time);
-        let late = |queue: &super::BlkQueue| {
-            queue.busy().filter(|(_, slot)| now.saturating_since(slot.since) >= time).count()
-        };
+        let late =
+            |queue: &super::BlkQueue| queue.busy().filter(|(_, slot)| now.saturating_since(slot.since) >= time).count();
         let late: usize = self.queues.iter().map(late).sum();
         if late > 0 {
             let late = u64::try_from(late).unwrap_or(0);
