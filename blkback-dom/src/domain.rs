@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
 use crate::scan;
 use crate::vbd::{Blkback, Options, Turn};
+use crate::volume::listing;
 
 /// How long frontends may take to let go when the domain shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -66,8 +67,11 @@ impl<H: Platform> Domain<H> {
         let mut controllers = block_on(&hyp, PciControllers::start(&hyp)).map_err(StartError::Controllers)?;
         let disks = controllers.disks();
         let catalogue = block_on(&hyp, scan::catalogue(&hyp, &mut controllers, disks)).map_err(StartError::Memory)?;
-        catalogue.log();
         let tasks = Tasks::new();
+        let lines = catalogue.lines();
+        lines.iter().for_each(|line| log::info!("{line}"));
+        let xs = hyp.clone();
+        tasks.spawn(async move { listing::publish(&xs, lines).await });
         let options = Options { budget: config.budget, ..Options::default() };
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();

@@ -37,7 +37,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { budget: Budget::default(), max_vbds: 64 }
+        Self { budget: Budget::default(), max_vbds: 32 }
     }
 }
 

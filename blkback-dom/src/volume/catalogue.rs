@@ -73,33 +73,6 @@ pub struct Volume {
 }
 
 impl Catalogue {
-    /// Tells the operator what there is.
-    pub fn log(&self) {
-        for NamedDisk { name, about, .. } in &self.disks {
-            let geometry = &about.geometry;
-            log::info!(
-                "disk {name}: {} {} {} MiB, sectors of {} bytes{}",
-                about.model,
-                about.serial,
-                geometry.sectors / 2048,
-                geometry.logical_bytes,
-                if about.capabilities.read_only { ", read-only" } else { "" },
-            );
-        }
-        for Partition { number, label, piece, .. } in &self.partitions {
-            let disk =
-                self.disks.iter().find(|named| named.disk == piece.disk).map_or("?", |named| named.name.as_str());
-            let label = label.as_deref().unwrap_or_default().escape_default();
-            log::info!("partition {disk}:{number} \"{label}\": {} MiB", piece.sectors / 2048);
-        }
-        for LogicalVolume { group, name, map } in &self.logical {
-            match map {
-                Ok(map) => log::info!("logical volume {group}/{name}: {} MiB", map.sectors() / 2048),
-                Err(why) => log::warn!("logical volume {group}/{name} cannot be served: {why}"),
-            }
-        }
-    }
-
     /// Finds what a target names.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 mod catalogue;
 mod claims;
 mod error;
+pub(crate) mod listing;
 mod lvm;
 mod map;
 mod sectors;
