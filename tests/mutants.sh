@@ -20,6 +20,8 @@ run_tests() {
     case $1 in
     ring) cargo test --quiet -p ring --lib --test rings ;;
     netback) cargo test --quiet -p netback-dom --test host ;;
+    vbd) cargo test --quiet -p blkback-dom --test vbd ;;
+    volume) cargo test --quiet -p blkback-dom --lib volume ;;
     esac >"$work/log" 2>&1
 }
 
@@ -82,6 +84,41 @@ mutant hold-six netback $device 'sleep(self.hyp(), HOLD).await;' ''
 mutant close-mapped netback $device 'self.backend().disconnect(id).await;' ''
 mutant close-forced netback $device 'if self.hyp().now() >= deadline {' 'if false {'
 mutant frontend-path netback xen-pv-rt/src/xenbus/path.rs 'if domid != device.frontend.to_string() ||' 'if'
+
+blkif=ring/src/blkif
+mutant blkif-sect ring $blkif/segment.rs 'last_sect >= SECTORS_PER_PAGE' 'last_sect > SECTORS_PER_PAGE'
+mutant blkif-sect-order ring $blkif/segment.rs '|| first_sect > last_sect' ''
+mutant blkif-range ring $blkif/command.rs 'if end > limits.sectors' 'if sector > limits.sectors'
+mutant blkif-wrap ring $blkif/command.rs 'sector.checked_add(sectors).ok_or(BlkReject::Range)?' 'sector.wrapping_add(sectors)'
+mutant blkif-align ring $blkif/command.rs 'aligned(sector) && aligned(sectors)' 'aligned(sector)'
+mutant blkif-padding ring $blkif/abi.rs 'u32::from_le_bytes([self.operation.into_raw(), 0, low, high])' 'u32::from_le_bytes([self.operation.into_raw(), 1, low, high])'
+mutant blkif-missing-protocol ring $blkif/abi.rs 'None | Some("x86_32-abi") => Some(Self::X86_32)' 'None => Some(Self::X86_64), Some("x86_32-abi") => Some(Self::X86_32)'
+mutant blkif-indirect-answer ring $blkif/abi.rs 'Operation::Indirect => Operation::from_raw(self.head().0)' 'Operation::Indirect => Operation::Indirect'
+
+vbd=blkback-dom/src/vbd
+mutant vbd-failed-okay vbd $vbd/device.rs 'work.failed.map_or(Status::Okay, Cause::status)' 'Status::Okay'
+mutant vbd-flush-one-disk vbd $vbd/work.rs 'self.flush_next >= disks' 'self.flush_next >= disks.min(1)'
+mutant vbd-barrier-not-alone vbd $vbd/build.rs '(work.barrier && !alone) ||' ''
+mutant vbd-barrier-no-stop vbd $vbd/device.rs '&& !self.barrier && !self.free_works' '&& !self.free_works'
+mutant vbd-barrier-no-flush-after vbd $vbd/work.rs 'Stage::Data if self.barrier => Stage::After' 'Stage::Data if self.barrier => Stage::Done'
+mutant vbd-close-at-once vbd $vbd/backend.rs 'while !self.plane.borrow().is_drained(id)' 'while false'
+mutant vbd-read-of-failure vbd $vbd/plane.rs '&& part.failed.is_none()) {' ') {'
+mutant vbd-copy-error-ignored vbd $vbd/work.rs 'self.failed.or(self.copy_error.get().map(Cause::from))' 'self.failed'
+mutant vbd-write-bad-copy vbd $vbd/plane.rs 'match (part.copy_error.get(), tag)' 'match (None::<xen_pv_rt::hyp::GrantError>, tag)'
+mutant vbd-list-not-validated vbd $vbd/device.rs 'None => indirect.validate(list.bytes(), &limits)' 'None => indirect.validate(list.bytes(), &ring::blkif::Limits { sectors: u64::MAX, ..limits })'
+mutant vbd-claims vbd $vbd/backend.rs 'writes: !keys.read_only' 'writes: false'
+mutant vbd-stale-size vbd $vbd/plane.rs 'vbd.limits.sectors = map.sectors();' ''
+
+volume=blkback-dom/src/volume
+mutant volume-overlap volume $volume/map.rs 'self.sector < end(other) && other.sector' 'self.sector <= end(other) && other.sector'
+mutant volume-stripe volume $volume/map.rs 'run.chunk.checked_sub(within)?.min(left)' 'run.chunk.min(left)'
+mutant volume-gpt-crc volume $volume/table/gpt.rs '&& checksum(&zeroed) == u32_at(header, 16)' ''
+mutant volume-gpt-array volume $volume/table/gpt.rs 'checksum(array) != header.entries_crc' 'false'
+mutant volume-borders volume $volume/table/mod.rs 'piece.sector < free_from ||' ''
+mutant volume-lvm-label volume $volume/lvm/label.rs '|| u32_at(sector, 16) != crc32(INITIAL_CRC, checked)' ''
+mutant volume-lvm-text volume $volume/lvm/label.rs '(crc32(INITIAL_CRC, &bytes) == crc).then_some(bytes)' 'Some(bytes)'
+mutant volume-lvm-newest volume $volume/lvm/mod.rs '(&a.id, b.seqno).cmp(&(&b.id, a.seqno))' '(&a.id, a.seqno).cmp(&(&b.id, b.seqno))'
+mutant volume-lvm-extents volume $volume/lvm/group.rs 'end > member.extents' 'end > 1 + member.extents'
 
 echo "$((number - survived)) of $number seeded bugs caught"
 [ "$survived" -eq 0 ]

@@ -157,6 +157,22 @@ fn ranges_end_with_the_volume_bf_15_bf_16_bf_17() {
 }
 
 #[test]
+fn an_indirect_range_ends_with_the_volume_too_bf_16() {
+    let (mut rig, attacker, victim) = Rig::attacker_and_victim();
+    let (segments, _pages) = rig.pages(attacker, 64, |_| 0xbb);
+    let (list, list_page) = rig.fronts[attacker].page(Access::ReadOnly);
+    BlkRequest::write_list(&list_page, &segments);
+    let fits = BlkRequest::indirect(1, rig.id(), 1024 - 512, 64, list);
+    assert_eq!(rig.ask(attacker, &[fits]), [0]);
+    let requests: Vec<_> = [1024 - 511, 1024, u64::MAX - 511, u64::MAX]
+        .into_iter()
+        .flat_map(|sector| [(0, sector), (1, sector)])
+        .map(|(op, sector)| BlkRequest::indirect(op, rig.id(), sector, 64, list))
+        .collect();
+    rig.assert_errors(attacker, victim, "RANGE", &requests);
+}
+
+#[test]
 fn a_read_only_vbd_is_not_written_bf_18() {
     let mut rig = Rig::new();
     let victim = rig.guest();
