@@ -79,8 +79,8 @@ mutant chain-gso-size ring $chain 'Extra::Gso { size: 0, .. } => return Err(TxKi
 mutant chain-gso-kind ring $chain 'if negotiated.allows(kind)' 'if true'
 
 device=xen-pv-rt/src/xenbus/backend/device.rs
-mutant hold-two netback $device 'self.published.saturating_add(HOLD)' 'self.published'
-mutant hold-six netback $device 'sleep(self.hyp(), HOLD).await;' ''
+mutant hold-two netback $device 'self.published.saturating_add(self.hold())' 'self.published'
+mutant hold-six netback $device 'sleep(self.hyp(), self.hold()).await;' ''
 mutant close-mapped netback $device 'self.backend().disconnect(id).await;' ''
 mutant close-forced netback $device 'if self.hyp().now() >= deadline {' 'if false {'
 mutant frontend-path netback xen-pv-rt/src/xenbus/path.rs 'if domid != device.frontend.to_string() ||' 'if'

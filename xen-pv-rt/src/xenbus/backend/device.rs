@@ -22,8 +22,12 @@ use crate::hyp::{Clock, Instant, Transaction, Watch, Xenstore, XsError, sleep, s
 use crate::task::Signal;
 use crate::xenbus::{BackendPath, FrontendPath, XenbusState, read_number, read_text, write_all};
 
-/// How long a state that the toolstack has to see stays published.
+/// How long a state that the toolstack has to see stays published, at least.
 pub const HOLD: Duration = Duration::from_millis(400);
+/// How long at most. libxl gives us ten seconds.
+const LONGEST_HOLD: Duration = Duration::from_secs(4);
+/// How many of our own reads take as long as the toolstack may take for its one, with processes to schedule.
+const TOOLSTACK_READS: u32 = 16;
 /// How long a frontend may take to close before it is closed forcibly. libxl waits 10 s for us.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the toolstack may take to write all keys of a directory.
@@ -64,6 +68,8 @@ struct Device<'d, B: Backend> {
     reporter: Reporter,
     published: Instant,
     looked: Instant,
+    /// How long reading takes, lately: if it is long for us, Dom0 is busy and takes longer still.
+    latency: Duration,
     /// The last state of the frontend that could be read.
     theirs: XenbusState,
     frontend: Option<(FrontendPath, WatchOf<B>)>,
@@ -78,6 +84,7 @@ pub(super) async fn run<B: Backend>(devices: &Devices<B>, path: BackendPath, pok
         poke,
         published: Instant::default(),
         looked: Instant::default(),
+        latency: Duration::ZERO,
         theirs: XenbusState::Unknown,
         frontend: None,
     };
@@ -208,7 +215,7 @@ impl<'d, B: Backend> Device<'d, B> {
     /// State 4: publishes it when the toolstack has had time to see the 2, then waits for the end.
     async fn serve(&mut self, id: B::Id) -> Stop {
         let mut published = false;
-        let connectable = self.published.saturating_add(HOLD);
+        let connectable = self.published.saturating_add(self.hold());
         let stop = loop {
             if let Some((queue, fault)) = self.backend().fault(id) {
                 break self.fail(queue, fault, Action::Kill).await;
@@ -275,7 +282,7 @@ impl<'d, B: Backend> Device<'d, B> {
                 Step::Remove => {
                     // Counted from now, not from the 6: for a device that has been closed for long, the
                     // toolstack reads the 6 only after it has written `online`.
-                    sleep(self.hyp(), HOLD).await;
+                    sleep(self.hyp(), self.hold()).await;
                     if self.remove().await {
                         return End::Done;
                     }
@@ -306,10 +313,16 @@ impl<'d, B: Backend> Device<'d, B> {
         matches!(removed, Ok(()) | Err(XsError::NoEntry)) && committed.is_ok()
     }
 
+    /// How long a state is held for the toolstack to see.
+    fn hold(&self) -> Duration {
+        HOLD.saturating_add(self.latency.saturating_mul(TOOLSTACK_READS)).min(LONGEST_HOLD)
+    }
+
     /// Reads both ends. What cannot be read right now counts as unchanged.
     async fn look(&mut self) -> View {
         let hyp = self.hyp();
         sleep_until(hyp, self.looked.saturating_add(LOOK_PACE)).await;
+        let asked = hyp.now();
         let (state, online, theirs) = join3(
             async { hyp.read(Transaction::NONE, &self.path.key("state")).await },
             async { hyp.read(Transaction::NONE, &self.path.key("online")).await },
@@ -322,6 +335,7 @@ impl<'d, B: Backend> Device<'d, B> {
         )
         .await;
         self.looked = hyp.now();
+        self.latency = self.looked.saturating_since(asked).max(self.latency.checked_div(2).unwrap_or_default());
         match theirs {
             Ok(value) => self.theirs = XenbusState::parse(&value),
             Err(XsError::NoEntry | XsError::Denied) => self.theirs = XenbusState::Unknown,
