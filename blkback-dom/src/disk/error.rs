@@ -5,7 +5,7 @@ use core::fmt;
 /// Why a command was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubmitError {
-    /// No room at the moment.
+    /// No room at the moment, or another change to the same sectors is in flight.
     Full,
     /// It starts, ends, or goes beyond the end of the disk.
     OutOfRange,
@@ -46,7 +46,7 @@ pub enum DiskError {
     Gone,
     /// The device did not finish in time and was made to give up.
     TimedOut,
-    /// The controller was reset, and repeating the command might undo a later one that was answered.
+    /// The controller was reset and did not come back.
     Reset,
     /// The medium could not be read or written.
     Media,
@@ -92,6 +92,16 @@ pub enum Failure {
     Unstable,
     /// DMA memory could not be had.
     NoMemory,
+}
+
+impl Failure {
+    /// What commands end with that were in flight when the controller failed.
+    pub(crate) const fn of_commands(self) -> DiskError {
+        match self {
+            Self::Gone => DiskError::Gone,
+            _ => DiskError::Reset,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

@@ -19,7 +19,6 @@ pub mod ahci;
 mod command;
 mod describe;
 mod error;
-mod journal;
 mod layout;
 mod lists;
 pub mod nvme;
@@ -87,7 +86,8 @@ pub trait Controller {
     /// Queues a command. The device sees it with [`kick`](Self::kick) at the latest.
     ///
     /// # Errors
-    /// [`SubmitError::Full`] is back-pressure: try again after the next completions. The others are about the
+    /// [`SubmitError::Full`] is back-pressure: try again after the next completions. It is also what a change gets
+    /// while another one to the same sectors is in flight. The others are about the
     /// command and do not change by waiting; nothing was queued.
     fn submit(&mut self, disk: DiskId, command: &Command<'_>) -> Result<(), SubmitError>;
 

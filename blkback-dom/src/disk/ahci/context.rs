@@ -6,7 +6,6 @@ use core::time::Duration;
 use xen_pv_rt::hyp::Instant;
 
 use super::Done;
-use crate::disk::journal::Journal;
 use crate::disk::requests::Requests;
 use crate::disk::{Disk, DiskCounters, DiskError, DiskEvent, DiskId};
 
@@ -20,13 +19,10 @@ pub(super) struct Context {
     /// Whether the controller can queue commands.
     pub(super) ncq: bool,
     pub(super) requests: Requests,
-    journal: Journal,
     pub(super) disks: Vec<Disk>,
     /// By disk, what its users have not been told.
     events: Vec<Option<DiskEvent>>,
     pub(super) counters: DiskCounters,
-    /// Number of the next request.
-    pub(super) sequence: u64,
     /// What the packet device that is being identified said of itself.
     pub(super) identity: [u16; 256],
     /// The first search for disks is over.
@@ -41,11 +37,9 @@ impl Context {
             slots,
             ncq,
             requests: Requests::new(requests),
-            journal: Journal::new(),
             disks: Vec::new(),
             events: Vec::new(),
             counters: DiskCounters::default(),
-            sequence: 0,
             identity: [0; 256],
             served: false,
         }
@@ -100,27 +94,12 @@ impl Context {
         }
     }
 
-    /// Whether executing the request again cannot undo anything that was answered since.
-    pub(super) fn may_repeat(&self, request: u16) -> bool {
-        self.requests
-            .get(request)
-            .is_some_and(|request| request.change.is_none_or(|change| self.journal.allows(request.sequence, &change)))
-    }
-
     /// One device command of a request is over.
     pub(super) fn finish(&mut self, request: u16, result: Result<(), DiskError>, done: Done<'_>) {
         let Some(request) = self.requests.complete_one(request, result) else { return };
-        if let Some(change) = request.change {
-            self.journal.answered(request.sequence, change);
-        }
         self.counters.answered = self.counters.answered.wrapping_add(1);
-        let result = match request.error {
-            Some(error) => {
-                self.counters.errors = self.counters.errors.wrapping_add(1);
-                Err(error)
-            }
-            None => Ok(()),
-        };
+        let result = request.result();
+        self.counters.errors = self.counters.errors.wrapping_add(result.is_err().into());
         done(request.tag, result);
     }
 }

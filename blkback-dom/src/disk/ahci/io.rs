@@ -11,10 +11,9 @@ use super::port::{After, Kind, Port, Stage};
 use super::regs::{Port as Reg, Registers, is};
 use super::slots::{Slot, of_mask};
 use super::{Context, Done};
-use crate::disk::journal::Extent;
 use crate::disk::layout::{self, Limits, Piece};
-use crate::disk::requests::Request;
-use crate::disk::{Command, DiskError, Op, SubmitError};
+use crate::disk::requests::{Extent, Request};
+use crate::disk::{Command, DiskError, DiskId, Op, SubmitError};
 
 /// Most bytes of a region, and far above what a command has.
 const MAX_BYTES: u32 = 1 << 22;
@@ -34,7 +33,7 @@ impl Port {
     pub(super) fn submit(
         &mut self,
         cx: &mut Context,
-        disk: u16,
+        disk: DiskId,
         block: u32,
         command: &Command<'_>,
     ) -> Result<(), SubmitError> {
@@ -49,15 +48,13 @@ impl Port {
         if count > self.slots.depth() {
             return Err(SubmitError::Layout);
         }
-        if self.slots.free() < count || !cx.requests.has_room() {
+        let change = Extent::changed(disk, command);
+        if self.slots.free() < count || !cx.requests.admits(change.as_ref()) {
             return Err(SubmitError::Full);
         }
+        let parts = u16::try_from(count).map_err(|_| SubmitError::Layout)?;
+        let request = cx.requests.insert(Request::new(command.tag, change, parts)).ok_or(SubmitError::Full)?;
         let (first, sectors) = command.range();
-        let change = command.op.is_change().then_some(Extent { disk, first, count: sectors });
-        let remaining = u16::try_from(count).map_err(|_| SubmitError::Layout)?;
-        let request = Request { tag: command.tag, change, sequence: cx.sequence, remaining, error: None };
-        cx.sequence = cx.sequence.wrapping_add(1);
-        let request = cx.requests.insert(request).ok_or(SubmitError::Full)?;
         let lba = first.wrapping_shr(self.shift);
         if pieces.is_empty() {
             self.insert(request, command.op, lba, sectors.wrapping_shr(self.shift), None);
@@ -155,7 +152,7 @@ impl Port {
         self.stop(regs, cx.now, After::Restart);
     }
 
-    /// The port has stopped: answers what has failed, exceeded its time, or must not be repeated.
+    /// The port has stopped: answers what has failed or exceeded its time.
     pub(super) fn settle(&mut self, cx: &mut Context, after: After, done: Done<'_>) {
         if let Some((slot, error)) = self.failed.take() {
             self.finish_slot(cx, slot, Err(error), done);
@@ -163,11 +160,10 @@ impl Port {
         for index in of_mask(self.slots.active) {
             let Some(slot) = self.slots.get(index).copied() else { continue };
             let late = cx.now.saturating_since(slot.since) >= cx.time;
-            let allowed = slot.request.is_some_and(|request| cx.may_repeat(request));
-            match (late && after != After::Restart, allowed) {
-                (true, _) => self.finish_slot(cx, index, Err(DiskError::TimedOut), done),
-                (_, false) => self.finish_slot(cx, index, Err(DiskError::Reset), done),
-                (false, true) => cx.counters.retries = cx.counters.retries.wrapping_add(1),
+            if late && after != After::Restart {
+                self.finish_slot(cx, index, Err(DiskError::TimedOut), done);
+            } else {
+                cx.counters.retries = cx.counters.retries.wrapping_add(1);
             }
         }
         self.slots.requeue(after == After::Restart && self.slots.queued);
@@ -180,9 +176,9 @@ impl Port {
     }
 
     /// Answers whatever is in flight. The port no longer touches memory.
-    pub(super) fn answer_all(&mut self, cx: &mut Context, done: Done<'_>) {
+    pub(super) fn answer_all(&mut self, cx: &mut Context, error: DiskError, done: Done<'_>) {
         for slot in of_mask(u32::MAX) {
-            self.finish_slot(cx, slot, Err(DiskError::Gone), done);
+            self.finish_slot(cx, slot, Err(error), done);
         }
     }
 

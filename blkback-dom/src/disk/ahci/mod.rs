@@ -158,7 +158,7 @@ impl<R: Mmio, C: Clock> Controller for Ahci<R, C> {
         about.check(command)?;
         let block = about.geometry.logical_bytes;
         let port = self.ports.iter_mut().find(|port| port.disk == Some(disk.0)).ok_or(SubmitError::Gone)?;
-        port.submit(&mut self.context, disk.0, block, command)
+        port.submit(&mut self.context, disk, block, command)
     }
 
     fn kick(&mut self) {

@@ -195,7 +195,7 @@ impl Port {
 
     /// No device, or none that can be served: answers what is left.
     fn leave(&mut self, cx: &mut Context, done: Done<'_>) {
-        self.answer_all(cx, done);
+        self.answer_all(cx, DiskError::Gone, done);
         self.stage = if self.attempts > MAX_ATTEMPTS { Stage::Dead } else { Stage::Empty };
         if self.stage == Stage::Dead {
             log::error!("ahci: port {} needs one reset after the other; it is out of service", self.number);
@@ -322,7 +322,7 @@ impl Port {
     ) {
         // Commands for another disk than this must not reach it.
         if !cx.is_same(self.disk, &disk) {
-            self.answer_all(cx, done);
+            self.answer_all(cx, DiskError::Gone, done);
         }
         cx.update(&mut self.disk, disk);
         self.run(regs, cx.now);

@@ -8,7 +8,7 @@ use super::command;
 use super::port::{After, Kind, Port, Stage};
 use super::regs::{GONE, Hba, Port as Reg, cmd, ghc};
 use super::{Ahci, Done, RESET_TIME, all_settled};
-use crate::disk::{Failure, Health};
+use crate::disk::{DiskError, Failure, Health};
 
 /// How often links, health and deadlines are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -101,8 +101,9 @@ impl<R: Mmio, C: Clock> Ahci<R, C> {
 
     /// Answers whatever is in flight. The controller no longer touches memory.
     pub(super) fn answer_all(&mut self, done: Done<'_>) {
+        let error = if let Health::Failed(failure) = self.health { failure.of_commands() } else { DiskError::Gone };
         for port in &mut self.ports {
-            port.answer_all(&mut self.context, done);
+            port.answer_all(&mut self.context, error, done);
         }
     }
 

@@ -8,10 +8,9 @@ use super::queue::{Cqe, Sqe};
 use super::slots::Slots;
 use super::status::Status;
 use super::{Done, Namespace, Nvme, recover};
-use crate::disk::journal::Extent;
 use crate::disk::layout::{self, Limits, Piece};
 use crate::disk::lists::{LIST_WORDS, ListId};
-use crate::disk::requests::Request;
+use crate::disk::requests::{Extent, Request};
 use crate::disk::words::low32;
 use crate::disk::{Command, DiskError, DiskId, Failure, Health, Op, SubmitError};
 
@@ -60,25 +59,18 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         };
         let slots = pieces.len().max(1);
         let free = self.io.get(queue).map_or(0, |queue| queue.slots.free());
-        if free < slots || self.lists.free() < lists || !self.requests.has_room() {
+        let change = Extent::changed(id, command);
+        if free < slots || self.lists.free() < lists || !self.requests.admits(change.as_ref()) {
             return Err(SubmitError::Full);
         }
-        let request = self.insert_request(id, command, slots).ok_or(SubmitError::Full)?;
+        let parts = u16::try_from(slots).map_err(|_| SubmitError::Layout)?;
+        let request = self.requests.insert(Request::new(command.tag, change, parts)).ok_or(SubmitError::Full)?;
         if command.op.has_data() {
             self.queue_transfer(queue, request, namespace, command, &pieces);
         } else {
             self.queue_other(queue, request, namespace, command);
         }
         Ok(())
-    }
-
-    fn insert_request(&mut self, id: DiskId, command: &Command<'_>, slots: usize) -> Option<u16> {
-        let (first, count) = command.range();
-        let change = command.op.is_change().then_some(Extent { disk: id.0, first, count });
-        let remaining = u16::try_from(slots).ok()?;
-        let sequence = self.sequence;
-        self.sequence = sequence.wrapping_add(1);
-        self.requests.insert(Request { tag: command.tag, change, sequence, remaining, error: None })
     }
 
     fn queue_transfer(
@@ -171,10 +163,10 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
             return self.finish_slot(queue, slot, Ok(()), done);
         }
         let Some(entry) = self.io.get(queue).and_then(|queue| queue.slots.get(slot)) else { return };
-        let (retries, request) = (entry.retries, entry.request);
+        let retries = entry.retries;
         // What a device says of a failed flush it says once; after that it may forget what was lost.
         let retry = status.may_retry() && !command::is_flush(&entry.sqe);
-        if retry && retries < recover::MAX_RETRIES && !entry.aborting && self.may_repeat(request) {
+        if retry && retries < recover::MAX_RETRIES && !entry.aborting {
             let until = self.now.saturating_add(recover::RETRY_DELAY);
             self.next_retry = Some(self.next_retry.map_or(until, |at| at.min(until)));
             self.counters.retries = self.counters.retries.wrapping_add(1);
@@ -187,13 +179,6 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         self.finish_slot(queue, slot, Err(if aborted { DiskError::TimedOut } else { status.error() }), done);
     }
 
-    /// Whether executing the request again cannot undo anything that was answered since.
-    pub(super) fn may_repeat(&self, request: u16) -> bool {
-        self.requests
-            .get(request)
-            .is_some_and(|request| request.change.is_none_or(|change| self.journal.allows(request.sequence, &change)))
-    }
-
     /// The device command in `slot` is over, and with the last one its request.
     pub(super) fn finish_slot(&mut self, queue: usize, slot: u16, result: Result<(), DiskError>, done: Done<'_>) {
         let Some(slots) = self.slots(queue) else { return };
@@ -204,17 +189,9 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
             self.lists.give_back(list);
         }
         let Some(request) = self.requests.complete_one(request, result) else { return };
-        if let Some(change) = request.change {
-            self.journal.answered(request.sequence, change);
-        }
         self.counters.answered = self.counters.answered.wrapping_add(1);
-        let result = match request.error {
-            Some(error) => {
-                self.counters.errors = self.counters.errors.wrapping_add(1);
-                Err(error)
-            }
-            None => Ok(()),
-        };
+        let result = request.result();
+        self.counters.errors = self.counters.errors.wrapping_add(result.is_err().into());
         done(request.tag, result);
     }
 }

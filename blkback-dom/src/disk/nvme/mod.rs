@@ -33,7 +33,6 @@ use self::identify::ControllerData;
 use self::queue::QueuePair;
 use self::regs::{Registers, csts};
 use self::slots::{MAX_SLOTS, Slots};
-use super::journal::Journal;
 use super::lists::Lists;
 use super::requests::Requests;
 use super::{Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, Failure, Health, SubmitError, Tag};
@@ -114,7 +113,6 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
             io,
             requests: Requests::new(requests),
             lists: Lists::new(dma, LIST_PAGES)?,
-            journal: Journal::new(),
             data: None,
             disks: Vec::new(),
             namespaces: Vec::new(),
@@ -125,7 +123,6 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
             doomed: None,
             attempts: 0,
             served_before: false,
-            sequence: 0,
             next_tick: now,
             next_retry: None,
         };
@@ -168,7 +165,6 @@ pub struct Nvme<R: Mmio, C: Clock> {
     io: Vec<IoQueue>,
     requests: Requests,
     lists: Lists,
-    journal: Journal,
     data: Option<ControllerData>,
     disks: Vec<Disk>,
     namespaces: Vec<Namespace>,
@@ -184,8 +180,6 @@ pub struct Nvme<R: Mmio, C: Clock> {
     attempts: u8,
     /// Whether it has been in service.
     served_before: bool,
-    /// Number of the next request.
-    sequence: u64,
     next_tick: Instant,
     /// When the first waiting slot is to be repeated.
     next_retry: Option<Instant>,

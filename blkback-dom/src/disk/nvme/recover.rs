@@ -2,8 +2,8 @@
 //!
 //! A command that exceeds its time is aborted; one that the controller does not give up either, a fatal status,
 //! a controller that reset itself or that completes what it was not given, all lead to a reset. The controller
-//! is stopped first; then it is decided what of the commands in flight is answered with an error (what exceeded
-//! its time, what must not be repeated) and what is given to the controller once more.
+//! is stopped first; then what has exceeded its time is answered with an error, and the other commands in flight
+//! are given to the controller once more.
 //!
 //! What the volatile cache of a controller held when it reset *itself* is out of our hands.
 
@@ -68,9 +68,8 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         let slot = self.io.get(queue)?.slots.get(slot)?;
         let late = self.now.saturating_since(slot.since) >= self.patience.command;
         match slot.place {
-            Place::Free => None,
             Place::Queued if slot.aborting || late => Some(DiskError::TimedOut),
-            _ => (!self.may_repeat(slot.request)).then_some(DiskError::Reset),
+            Place::Free | Place::Queued | Place::Waiting(_) => None,
         }
     }
 
@@ -170,10 +169,11 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
 
     /// Answers whatever is in flight. The controller no longer touches memory.
     pub(super) fn answer_all(&mut self, done: Done<'_>) {
+        let error = if let Health::Failed(failure) = self.health { failure.of_commands() } else { DiskError::Gone };
         for queue in 0..self.io.len() {
             while let Some(slot) = self.io.get(queue).and_then(|queue| queue.slots.busy().next()).map(|(slot, _)| slot)
             {
-                self.finish_slot(queue, slot, Err(DiskError::Gone), done);
+                self.finish_slot(queue, slot, Err(error), done);
             }
         }
     }

@@ -6,9 +6,8 @@ use xen_pv_rt::hyp::Clock;
 use super::chunk::{self, OVERHEAD};
 use super::config::Features;
 use super::{Done, VirtioBlk};
-use crate::disk::journal::Extent;
 use crate::disk::layout::{self, Limits};
-use crate::disk::requests::Request;
+use crate::disk::requests::{Extent, Request};
 use crate::disk::{Command, DiskError, DiskId, Health, Op, SubmitError};
 
 /// Most bytes of a device request: far above what a command has, and a multiple of any block.
@@ -39,15 +38,12 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
         if !queue.could_hold(slots, descriptors) {
             return Err(SubmitError::Layout);
         }
-        if !queue.has_room(slots, descriptors) || !self.requests.has_room() {
+        let change = Extent::changed(id, command);
+        if !queue.has_room(slots, descriptors) || !self.requests.admits(change.as_ref()) {
             return Err(SubmitError::Full);
         }
-        let (first, count) = command.range();
-        let change = command.op.is_change().then_some(Extent { disk: id.0, first, count });
-        let remaining = u16::try_from(slots).map_err(|_| SubmitError::Layout)?;
-        let request = Request { tag: command.tag, change, sequence: self.sequence, remaining, error: None };
-        self.sequence = self.sequence.wrapping_add(1);
-        let request = self.requests.insert(request).ok_or(SubmitError::Full)?;
+        let parts = u16::try_from(slots).map_err(|_| SubmitError::Layout)?;
+        let request = self.requests.insert(Request::new(command.tag, change, parts)).ok_or(SubmitError::Full)?;
         let mut sector = command.sector;
         if pieces.is_empty() {
             queue.push(request, command.op, sector, core::iter::empty(), self.now);
@@ -79,28 +75,13 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
         }
     }
 
-    /// Whether executing the request again cannot undo anything that was answered since.
-    pub(super) fn may_repeat(&self, request: u16) -> bool {
-        self.requests
-            .get(request)
-            .is_some_and(|request| request.change.is_none_or(|change| self.journal.allows(request.sequence, &change)))
-    }
-
     /// The device request in `slot` is over, and with the last one its command.
     pub(super) fn finish_slot(&mut self, queue: usize, slot: u16, result: Result<(), DiskError>, done: Done<'_>) {
         let Some(request) = self.queues.get_mut(queue).and_then(|queue| queue.release(slot)) else { return };
         let Some(request) = self.requests.complete_one(request, result) else { return };
-        if let Some(change) = request.change {
-            self.journal.answered(request.sequence, change);
-        }
         self.counters.answered = self.counters.answered.wrapping_add(1);
-        let result = match request.error {
-            Some(error) => {
-                self.counters.errors = self.counters.errors.wrapping_add(1);
-                Err(error)
-            }
-            None => Ok(()),
-        };
+        let result = request.result();
+        self.counters.errors = self.counters.errors.wrapping_add(result.is_err().into());
         done(request.tag, result);
     }
 }

@@ -6,7 +6,7 @@
 //! path touches no register but the notification, and that only when the device asks for it.
 //!
 //! A device that exceeds a deadline or writes back nonsense is reset; what was in flight is given to it again,
-//! or answered with an error if it exceeded its time or must not be repeated.
+//! or answered with an error if it exceeded its time.
 //!
 //! Virtio 1.2, section 5.2. Not here: legacy devices, zoned devices, lifetime and secure erase.
 
@@ -24,7 +24,6 @@ use xen_pv_rt::hyp::{Clock, Dma, Instant, sleep};
 
 use self::config::{Config, Features};
 use self::queue::{BlkQueue, SLOTS};
-use super::journal::Journal;
 use super::requests::Requests;
 use super::{Command, Controller, Disk, DiskCounters, DiskError, DiskEvent, DiskId, Failure, Health, SubmitError, Tag};
 
@@ -86,14 +85,12 @@ impl<T: Transport, C: Clock> Quiet<T, C> {
             config: None,
             queues: Vec::new(),
             requests: Requests::default(),
-            journal: Journal::new(),
             disks: Vec::new(),
             instant: heapless::Deque::new(),
             event: None,
             counters: DiskCounters::default(),
             health: Health::Recovering,
             attempts: 0,
-            sequence: 0,
             until: now,
             next_tick: now,
         };
@@ -121,7 +118,6 @@ pub struct VirtioBlk<T: Transport, C: Clock> {
     config: Option<Config>,
     queues: Vec<BlkQueue>,
     requests: Requests,
-    journal: Journal,
     /// The one disk, once it is known.
     disks: Vec<Disk>,
     /// Flushes that need no device.
@@ -131,8 +127,6 @@ pub struct VirtioBlk<T: Transport, C: Clock> {
     health: Health,
     /// Resets without a completed request since.
     attempts: u8,
-    /// Number of the next request.
-    sequence: u64,
     /// When a reset is given up.
     until: Instant,
     next_tick: Instant,

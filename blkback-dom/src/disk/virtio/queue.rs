@@ -123,6 +123,11 @@ impl BlkQueue {
         Some(request)
     }
 
+    /// The slot, if it is in use.
+    pub(super) fn get(&self, index: u16) -> Option<&Slot> {
+        self.slots.get(usize::from(index)).filter(|slot| slot.request.is_some())
+    }
+
     /// Slots in use.
     pub(super) fn busy(&self) -> impl Iterator<Item = (u16, &Slot)> {
         (0..).zip(&self.slots).filter(|(_, slot)| slot.request.is_some())

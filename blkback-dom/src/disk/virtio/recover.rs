@@ -113,23 +113,17 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
         }
     }
 
-    /// Answers what exceeded its time or must not be repeated.
+    /// Answers what exceeded its time.
     fn settle(&mut self, done: Done<'_>) {
+        let (now, time) = (self.now, self.time);
         for queue in 0..self.queues.len() {
             for slot in 0..super::SLOTS {
-                if let Some(error) = self.why_lost(queue, slot) {
-                    self.finish_slot(queue, slot, Err(error), done);
+                let busy = self.queues.get(queue).and_then(|queue| queue.get(slot));
+                if busy.is_some_and(|slot| now.saturating_since(slot.since) >= time) {
+                    self.finish_slot(queue, slot, Err(DiskError::TimedOut), done);
                 }
             }
         }
-    }
-
-    fn why_lost(&self, queue: usize, slot: u16) -> Option<DiskError> {
-        let (_, slot) = self.queues.get(queue)?.busy().find(|(index, _)| *index == slot)?;
-        if self.now.saturating_since(slot.since) >= self.time {
-            return Some(DiskError::TimedOut);
-        }
-        (!self.may_repeat(slot.request?)).then_some(DiskError::Reset)
     }
 
     /// Looks at the device's health and size, and at deadlines.
@@ -173,9 +167,10 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
 
     /// Answers whatever is in flight. The device no longer touches memory.
     pub(super) fn answer_all(&mut self, done: Done<'_>) {
+        let error = if let Health::Failed(failure) = self.health { failure.of_commands() } else { DiskError::Gone };
         for queue in 0..self.queues.len() {
             for slot in 0..super::SLOTS {
-                self.finish_slot(queue, slot, Err(DiskError::Gone), done);
+                self.finish_slot(queue, slot, Err(error), done);
             }
         }
     }
