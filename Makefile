@@ -9,11 +9,11 @@ CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
 IMAGES = out/netback-dom out/blkback-dom out/rt-dom
 # The domain images and everything that can change them.
-SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src blkback-dom/src tests/rt-dom/src -name '*.rs') \
+SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src blkback-dom/src virtio-pci/src tests/rt-dom/src -name '*.rs') \
           $(wildcard */Cargo.toml) Cargo.toml Cargo.lock build.rs pv.ld pv.toml .cargo/config.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all host-test system-test check images testbed setup clean
+.PHONY: help run test test-all host-test system-test storage-test check images testbed setup clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ host-test: ## Tests that need no hypervisor
 
 system-test: images testbed ## Only the system tests; ONLY=name selects some
 	@$(TESTBED) test --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only $(ONLY))
+
+storage-test: images testbed ## System tests of the storage domain
+	@$(TESTBED) storage --xen $(XEN)
 
 check: images ## Format, lints, documentation, image check
 	$(CARGO) fmt --all --check

@@ -6,11 +6,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bed::{Bed, BedConfig, Driver, FIRST_SLOT, images};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskModel};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
 use crate::scenario::{self, Tally};
+use crate::storage::{self, StorageConfig};
 use crate::wire::{Wire, WireConfig};
 use crate::{demo, evidence, terminal};
 
@@ -30,6 +31,8 @@ enum Command {
     Run(Run),
     /// Runs the system tests on real Xen.
     Test(Test),
+    /// Runs the system tests of the storage driver domain on real Xen.
+    Storage(StorageTest),
 }
 
 /// What every command needs to boot.
@@ -83,6 +86,21 @@ struct Test {
 }
 
 #[derive(Debug, Args)]
+struct StorageTest {
+    #[command(flatten)]
+    common: Common,
+    /// Controllers to test, one machine each.
+    #[arg(long, default_values = ["nvme"])]
+    disk: Vec<DiskModel>,
+    /// Only scenarios whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// The domain image under test.
+    #[arg(long, default_value = "out/blkback-dom")]
+    image: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct Boot {
     #[command(flatten)]
     common: Common,
@@ -115,6 +133,7 @@ pub fn execute(arguments: &Arguments) -> Result<bool> {
         Command::Boot(boot) => execute_boot(boot),
         Command::Run(run) => execute_run(run),
         Command::Test(test) => Ok(execute_test(test)),
+        Command::Storage(test) => Ok(execute_storage(test)),
     }
 }
 
@@ -160,6 +179,22 @@ fn execute_test(test: &Test) -> bool {
             };
             tally.add(scenario::run_all(&config, &test.only));
         }
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    tally.failed == 0 && tally.passed > 0
+}
+
+fn execute_storage(test: &StorageTest) -> bool {
+    let mut tally = Tally::default();
+    for model in &test.disk {
+        let config = StorageConfig {
+            xen: test.common.xen.clone(),
+            model: *model,
+            image: test.image.clone(),
+            logs: PathBuf::from(format!("out/logs/storage-{}-{model:?}", test.common.xen)),
+            cpus: test.common.cpus,
+        };
+        tally.add(storage::run_all(&config, &test.only));
     }
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0

@@ -7,7 +7,7 @@ use std::str::FromStr;
 pub const FIRST_DISK_SLOT: u8 = 0x10;
 
 /// An emulated disk controller that a driver domain can own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum DiskModel {
     /// NVMe with one namespace.
     Nvme,

@@ -30,5 +30,6 @@ pub mod machine;
 pub mod measure;
 pub mod nic;
 pub mod scenario;
+pub mod storage;
 pub mod terminal;
 pub mod wire;
