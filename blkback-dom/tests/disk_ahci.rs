@@ -301,7 +301,7 @@ fn one_failed_queued_command_fails_alone() {
 fn errors_are_told_apart_and_a_failed_flush_is_one() {
     let mut bench = Bench::disk();
     let spans = bench.pages.whole(4096);
-    for (field, error) in [(0x40, DiskError::Media), (0x10, DiskError::OutOfRange), (0x04, DiskError::Device(4))] {
+    for (field, error) in [(0x40, DiskError::Media), (0x10, DiskError::OutOfRange), (0x04, DiskError::Device(4)), (0x84, DiskError::Device(0x84))] {
         bench.judge(move |_| Fate::Fail(field));
         assert_eq!(bench.execute(Op::Read, 0, &spans), Err(error));
         let before = bench.commands().len();

@@ -2,9 +2,9 @@
 //!
 //! [`Quiet::reset`] takes the controller from its previous owner and resets it, [`Quiet::start`] puts it to work
 //! as an [`Ahci`]; between the two the caller lets it do DMA. Each port is a disk of its own that starts, fails
-//! and recovers by itself ([`port`]); they share the registers and the tables of callers' commands ([`Context`]).
+//! and recovers by itself (`port`); they share the registers and the tables of callers' commands (`Context`).
 //!
-//! Disks with a queue run up to 32 commands side by side; flush and trim run alone ([`slots`]). Completions are
+//! Disks with a queue run up to 32 commands side by side; flush and trim run alone (`slots`). Completions are
 //! seen in memory, where the device leaves its reports; then, and when asked for an interrupt, one register says
 //! which commands are over.
 //!

@@ -2,11 +2,11 @@
 //!
 //! [`Quiet::reset`] stops the controller, whatever a previous owner left running; [`Quiet::start`] puts it to
 //! work as an [`Nvme`]. Between the two the caller lets it do DMA. Starting, and starting over after a reset,
-//! is a sequence of admin commands that [`poll`](Controller::poll) goes through step by step ([`setup`]), so
+//! is a sequence of admin commands that [`poll`](Controller::poll) goes through step by step (`setup`), so
 //! that a slow controller delays nobody else.
 //!
-//! The data path ([`io`]) allocates nothing and touches one register per queue and batch. What goes wrong with
-//! single commands and with the controller is the business of [`recover`].
+//! The data path (`io`) allocates nothing and touches one register per queue and batch. What goes wrong with
+//! single commands and with the controller is the business of `recover`.
 //!
 //! NVM Express Base 1.4. Not here: metadata and protection information, several controllers of one subsystem,
 //! zoned namespaces, controller memory buffers.

@@ -2,7 +2,7 @@
 //!
 //! [`Quiet::reset`] stops the device, [`Quiet::start`] puts it to work as a [`VirtioBlk`]; between the two the
 //! caller lets it do DMA. Each request has its header, status and table of descriptors in a chunk of its own
-//! ([`chunk`]), so that with indirect descriptors it takes one descriptor of its queue ([`queue`]). The data
+//! (`chunk`), so that with indirect descriptors it takes one descriptor of its queue (`queue`). The data
 //! path touches no register but the notification, and that only when the device asks for it.
 //!
 //! A device that exceeds a deadline or writes back nonsense is reset; what was in flight is given to it again,
