@@ -94,6 +94,8 @@ pub struct Port {
     link: bool,
     pub held: Vec<Got>,
     pub wont_stop: bool,
+    /// A queued command has failed: everything does, until a reset.
+    confused: bool,
 }
 
 type Judge = Box<dyn FnMut(&Got) -> Fate>;
@@ -188,6 +190,7 @@ impl Model {
             assert!(port.cmd & ST == 0);
             port.link = port.device.is_some();
             port.tfd = 0x7f;
+            port.confused = false;
         }
         port.sctl = value;
         self.announce(n);
@@ -217,6 +220,10 @@ impl Model {
                 assert_eq!((port.sact, port.ci), (0, 1 << slot), "a command by itself is not by itself");
             }
             self.trace.push(got.clone());
+            if self.ports[n].confused {
+                self.fail(&got, 0x04);
+                continue;
+            }
             let fate = self.judge.as_mut().map_or(Fate::Execute, |judge| judge(&got));
             match fate {
                 Fate::Execute => self.execute(&got),
@@ -276,6 +283,7 @@ impl Model {
         port.is |= cause;
         if status & 1 != 0 {
             port.is |= 1 << 30;
+            port.confused |= queued;
         } else if queued {
             port.sact &= !bit;
         } else {

@@ -135,6 +135,7 @@ impl Port {
     /// The device has ended a command with an error. Which one of queued commands it was shows when they are
     /// repeated one by one.
     fn failed<R: Mmio>(&mut self, regs: &Registers<R>, cx: &mut Context, done: Done<'_>) {
+        let after = if self.slots.queued { After::Isolate } else { After::Restart };
         if self.slots.queued {
             let over = self.slots.active & !regs.port_read(self.number, Reg::Sact);
             self.finish_mask(cx, over, done);
@@ -149,7 +150,7 @@ impl Port {
         }
         // The device answers, so this does not count as an attempt to revive it.
         self.attempts = self.attempts.saturating_sub(1);
-        self.stop(regs, cx.now, After::Restart);
+        self.stop(regs, cx.now, after);
     }
 
     /// The port has stopped: answers what has failed or exceeded its time.
@@ -160,13 +161,13 @@ impl Port {
         for index in of_mask(self.slots.active) {
             let Some(slot) = self.slots.get(index).copied() else { continue };
             let late = cx.now.saturating_since(slot.since) >= cx.time;
-            if late && after != After::Restart {
+            if late && !matches!(after, After::Restart | After::Isolate) {
                 self.finish_slot(cx, index, Err(DiskError::TimedOut), done);
             } else {
                 cx.counters.retries = cx.counters.retries.wrapping_add(1);
             }
         }
-        self.slots.requeue(after == After::Restart && self.slots.queued);
+        self.slots.requeue(after == After::Isolate);
     }
 
     /// Whether a command has exceeded its time.

@@ -36,6 +36,9 @@ const MAX_ATTEMPTS: u8 = 5;
 pub(super) enum After {
     /// It is started again, after a failed command.
     Restart,
+    /// The link is reset, after an error among queued commands, which are then tried one by one. A disk in that
+    /// state refuses everything until it is asked for a log or reset.
+    Isolate,
     /// The link is reset.
     Reset,
     /// A CD-ROM is asked for its size once more; how often it was already.
@@ -122,7 +125,7 @@ impl Port {
 
     /// Stops the engine, with `after` to follow.
     pub(super) fn stop<R: Mmio>(&mut self, regs: &Registers<R>, now: Instant, after: After) {
-        if matches!(after, After::Restart | After::Reset) {
+        if matches!(after, After::Restart | After::Isolate | After::Reset) {
             self.attempts = self.attempts.saturating_add(1);
         }
         let after = if self.attempts > MAX_ATTEMPTS { After::Leave } else { after };
@@ -188,7 +191,7 @@ impl Port {
             After::Ask(tries) if !busy => {
                 self.own(regs, cx.now, &command::read_capacity(), 8, Stage::Capacity(tries.saturating_add(1)));
             }
-            After::Restart | After::Ask(_) | After::Reset => self.begin(regs, cx.now, true),
+            After::Restart | After::Ask(_) | After::Isolate | After::Reset => self.begin(regs, cx.now, true),
             After::Leave => self.leave(cx, done),
         }
     }
