@@ -236,6 +236,8 @@ fn files(config: &BedConfig) -> Vec<Dom0File> {
     if config.driver == Driver::Bulkhead {
         let content = Content::CopyOf(config.image.clone());
         files.push(Dom0File { path: "/root/netback-dom".into(), content });
+        let content = Content::CopyOf(config.image.with_file_name("rt-dom"));
+        files.push(Dom0File { path: "/root/rt-dom".into(), content });
     }
     files
 }

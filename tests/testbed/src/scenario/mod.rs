@@ -9,6 +9,7 @@ mod hotplug;
 mod isolation;
 mod lifecycle;
 mod refusals;
+mod runtime;
 mod traffic;
 
 use std::time::{Duration, Instant};
@@ -43,6 +44,10 @@ pub const ALL: &[Scenario] = &[
     shared("a_frontend_that_never_connects_delays_nobody", isolation::a_frontend_that_never_connects_delays_nobody),
     shared("traffic_goes_on_while_xenstored_is_stopped", isolation::traffic_goes_on_while_xenstored_is_stopped),
     shared("driver_domain_shuts_down_and_serves_again", lifecycle::driver_domain_shuts_down_and_serves_again),
+    ours("the_runtime_keeps_its_promises", runtime::the_runtime_keeps_its_promises),
+    ours("a_panic_says_where", runtime::a_panic_says_where),
+    ours("a_fault_says_where", runtime::a_fault_says_where),
+    ours("a_stack_that_runs_out_ends_the_domain", runtime::a_stack_that_runs_out_ends_the_domain),
     ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),
     ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named),
     ours("too_little_memory_is_named", refusals::too_little_memory_is_named),
