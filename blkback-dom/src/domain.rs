@@ -102,7 +102,7 @@ impl<H: Platform> Domain<H> {
             self.turn();
         }
         // Tells the disks to write out their caches.
-        block_on(&self.hyp, self.controllers.stop());
+        self.controllers.stop();
     }
 
     fn turn(&mut self) {

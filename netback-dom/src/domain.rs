@@ -104,7 +104,7 @@ impl<H: Platform> Domain<H> {
 
     /// Stops the cards and lets go of them, for the end of the domain.
     pub fn stop(self) {
-        block_on(&self.hyp, self.cards.stop());
+        self.cards.stop();
     }
 
     fn poll_tasks(&mut self, now: Instant) {

@@ -109,7 +109,10 @@ impl<H: Platform> PciBus<H> {
         wait_for(&self.0.hyp, &self.0.backend, never, |state| state != XenbusState::Connected).await
     }
 
-    /// Closes the connection, at shutdown. Every [`PciDevice`] is to be dropped before.
+    /// Closes the connection. Every [`PciDevice`] is to be dropped before.
+    ///
+    /// Not for a domain that is about to end: see how long stock libxl waits for a bus that is not in Connected
+    /// (`libxl__device_pci_remove_xenstore`).
     pub async fn disconnect(self) {
         let hyp = &self.0.hyp;
         // Nobody is left to report errors to: the domain is going down.
