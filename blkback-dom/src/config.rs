@@ -5,7 +5,9 @@
 
 use alloc::string::{String, ToString};
 use core::fmt;
+use core::time::Duration;
 
+use crate::disk::COMMAND_TIME;
 use crate::vbd::Budget;
 
 /// What the command line decides.
@@ -13,13 +15,15 @@ use crate::vbd::Budget;
 pub struct Config {
     /// What one vbd may hold (`vbd-memory=`, KiB of buffers, 256 to 16384).
     pub budget: Budget,
+    /// What a disk is given for a command (`disk-timeout=`, seconds, 1 to 600).
+    pub disk_timeout: Duration,
     /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
     pub log: log::LevelFilter,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { budget: Budget::default(), log: log::LevelFilter::Info }
+        Self { budget: Budget::default(), disk_timeout: COMMAND_TIME, log: log::LevelFilter::Info }
     }
 }
 
@@ -35,7 +39,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: vbd-memory=, log=)"),
+            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: vbd-memory=, disk-timeout=, log=)"),
             Self::BadValue(word, wanted) => write!(f, "bad value in option {word:?}: {wanted}"),
         }
     }
@@ -54,6 +58,10 @@ impl Config {
                 Some(("vbd-memory", value)) => {
                     let kib = value.parse().ok().filter(|kib| (256..=16384).contains(kib));
                     config.budget = budget(kib.ok_or(bad("256 to 16384 KiB"))?);
+                }
+                Some(("disk-timeout", value)) => {
+                    let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
+                    config.disk_timeout = Duration::from_secs(seconds.ok_or(bad("1 to 600 seconds"))?);
                 }
                 Some(("log", value)) => config.log = level(value).ok_or(bad("error, warn or info"))?,
                 _ => return Err(ConfigError::Unknown(word.to_string())),
@@ -92,8 +100,8 @@ mod tests {
     #[test]
     fn options_are_read_in_any_order() {
         let budget = Budget { requests: 128, parts: 128, pages: 256 };
-        let config = Config::parse("log=warn  vbd-memory=1024");
-        assert_eq!(config, Ok(Config { budget, log: log::LevelFilter::Warn }));
+        let config = Config::parse("log=warn  disk-timeout=5 vbd-memory=1024");
+        assert_eq!(config, Ok(Config { budget, disk_timeout: Duration::from_secs(5), log: log::LevelFilter::Warn }));
     }
 
     #[test]
@@ -105,7 +113,17 @@ mod tests {
 
     #[test]
     fn a_value_out_of_range_is_named() {
-        for word in ["vbd-memory=255", "vbd-memory=16385", "vbd-memory=", "vbd-memory=x", "log=debug", "log="] {
+        for word in [
+            "vbd-memory=255",
+            "vbd-memory=16385",
+            "vbd-memory=",
+            "vbd-memory=x",
+            "disk-timeout=0",
+            "disk-timeout=601",
+            "disk-timeout=1s",
+            "log=debug",
+            "log=",
+        ] {
             assert!(matches!(Config::parse(word), Err(ConfigError::BadValue(named, _)) if named == word));
         }
     }

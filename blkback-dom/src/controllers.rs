@@ -52,16 +52,16 @@ pub struct PciControllers<H: Platform> {
 }
 
 impl<H: Platform> PciControllers<H> {
-    /// Connects to xen-pciback and puts every function into service.
+    /// Connects to xen-pciback and puts every function into service. `disk_timeout` is what a command is given.
     ///
     /// # Errors
     /// [`NoControllers`] if there is none, or one that cannot be used.
-    pub async fn start(hyp: &H) -> Result<Self, NoControllers> {
+    pub async fn start(hyp: &H, disk_timeout: Duration) -> Result<Self, NoControllers> {
         let bus = PciBus::connect(hyp.clone()).await.map_err(NoControllers::Bus)?;
         let mut entries: Vec<Entry<H>> = Vec::new();
         for sbdf in bus.functions() {
             let device = bus.device(*sbdf).map_err(|error| NoControllers::Controller(error.into()))?;
-            let controller = AttachedController::attach(device).await.map_err(NoControllers::Controller)?;
+            let controller = AttachedController::attach(device, disk_timeout).await.map_err(NoControllers::Controller)?;
             let family = prefix(controller.name());
             let number = entries.iter().filter(|other| prefix(other.controller.name()) == family).count();
             let name = if family == "vd" { format!("vd{}", letter(number)) } else { format!("{family}{number}") };

@@ -30,7 +30,7 @@ mod words;
 pub use command::{Command, Op, SECTOR_BYTES, Span, Tag};
 pub use describe::{Capabilities, Disk, DiskId, DiskName, Geometry, MAX_SPANS, Medium};
 pub use error::{DiskError, Failure, SubmitError};
-pub use probe::{AnyController, AttachedController, ProbeError};
+pub use probe::{AnyController, AttachedController, COMMAND_TIME, ProbeError};
 
 use xen_pv_rt::hyp::Instant;
 

@@ -28,8 +28,8 @@ enum Family {
     Virtio,
 }
 
-/// What a command of an AHCI disk or a virtio-blk request is given.
-const COMMAND_TIME: Duration = Duration::from_secs(30);
+/// What a command is given by default before something is done about it.
+pub const COMMAND_TIME: Duration = Duration::from_secs(30);
 
 /// By class code (base class, subclass, programming interface), or by vendor and device id.
 const fn family(class: u32, vendor: u16, device: u16) -> Option<Family> {
@@ -94,11 +94,11 @@ pub struct AttachedController<H: Platform> {
 }
 
 impl<H: Platform> AttachedController<H> {
-    /// Resets the controller and puts it into service, with its disks found.
+    /// Resets the controller and puts it into service, with its disks found. `time` is what a command is given.
     ///
     /// # Errors
     /// [`PciCause::Unsupported`] if there is no driver for it, or whatever failed.
-    pub async fn attach(device: PciDevice<H>) -> Result<Self, ProbeError> {
+    pub async fn attach(device: PciDevice<H>, time: Duration) -> Result<Self, ProbeError> {
         let unsupported = PciCause::Unsupported { vendor: device.vendor_id(), device: device.device_id() };
         let class = device.read32(CLASS)? >> 8;
         let family = family(class, device.vendor_id(), device.device_id()).ok_or_else(|| device.error(unsupported))?;
@@ -115,7 +115,7 @@ impl<H: Platform> AttachedController<H> {
         device.enable_bus_master()?;
         let hyp = device.platform();
         let controller =
-            start(quiet, interrupts.kind(), hyp).map_err(|error| ProbeError::Controller(device.sbdf(), error))?;
+            start(quiet, interrupts.kind(), time, hyp).map_err(|error| ProbeError::Controller(device.sbdf(), error))?;
         let mut this = Self { controller, interrupts, device, complained: false };
         this.await_service().await?;
         Ok(this)
@@ -202,14 +202,18 @@ async fn reset<H: Platform>(family: Family, device: &PciDevice<H>) -> Result<Qui
 fn start<H: Platform>(
     quiet: QuietController<H>,
     interrupts: InterruptKind,
+    time: Duration,
     hyp: &H,
 ) -> Result<AnyController<H>, Failure> {
     match quiet {
-        QuietController::Nvme(quiet) => quiet.start(hyp, nvme::Patience::default()).map(AnyController::Nvme),
-        QuietController::Ahci(quiet) => quiet.start(hyp, COMMAND_TIME).map(AnyController::Ahci),
+        QuietController::Nvme(quiet) => {
+            let patience = nvme::Patience { command: time, ..nvme::Patience::default() };
+            quiet.start(hyp, patience).map(AnyController::Nvme)
+        }
+        QuietController::Ahci(quiet) => quiet.start(hyp, time).map(AnyController::Ahci),
         QuietController::Virtio(mut quiet) => {
             quiet.transport().use_msix(interrupts == InterruptKind::MsiX);
-            quiet.start(hyp, COMMAND_TIME).map(AnyController::Virtio)
+            quiet.start(hyp, time).map(AnyController::Virtio)
         }
     }
 }
