@@ -134,7 +134,7 @@ fn a_write_of_a_connection_that_was_closed_is_not_carried_out_later_ft_14() {
     rig.fronts[guest].close();
     rig.run(Duration::from_secs(2));
     // Not closed while the disk has the write: a successor's write could be overtaken by it.
-    assert_eq!(rig.fronts[guest].backend_state(), 4);
+    assert_eq!(rig.fronts[guest].backend_state(), 5);
     rig.ram.hold = false;
     rig.until("closed", |rig| rig.fronts[guest].backend_state() == 6);
     rig.until("the rings are back", |rig| !rig.fronts[guest].is_connected());

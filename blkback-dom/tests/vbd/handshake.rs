@@ -261,6 +261,22 @@ fn a_guest_that_is_destroyed_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_frontend_that_is_busy_is_served_until_it_closes() {
+    let mut rig = Rig::new();
+    let guest = rig.guest();
+    rig.fronts[guest].frozen = true;
+    let detach = rig.toolstack.detach(rig.device(guest));
+    rig.run(Duration::from_millis(500));
+    assert_eq!(rig.fronts[guest].backend_state(), 5);
+    // Like blkfront, which reads the partition table before it looks at our state.
+    rig.assert_works(guest);
+    rig.fronts[guest].frozen = false;
+    rig.until("detached", |rig| rig.toolstack.outcome(detach).is_some());
+    assert_eq!(rig.toolstack.outcome(detach), Some(Ok(())));
+    assert_eq!(rig.lines(guest, "CLOSE_TIMEOUT").len(), 0);
+}
+
+#[test]
 fn a_frontend_that_toggles_is_paced_bf_38() {
     let mut rig = Rig::new();
     let guest = rig.guest();

@@ -24,6 +24,8 @@ use crate::xenbus::{BackendPath, FrontendPath, XenbusState, read_number, read_te
 
 /// How long a state that the toolstack has to see stays published, at least.
 pub const HOLD: Duration = Duration::from_millis(400);
+/// The same for a domain that is being destroyed.
+const DESTROY_HOLD: Duration = Duration::from_secs(2);
 /// How long at most. libxl gives us ten seconds.
 const LONGEST_HOLD: Duration = Duration::from_secs(4);
 /// How many of our own reads take as long as the toolstack may take for its one, with processes to schedule.
@@ -43,6 +45,8 @@ const PUBLISH_ATTEMPTS: usize = 10;
 
 /// Why a device leaves service, or never enters it.
 enum Stop {
+    /// Somebody wants it closed; there is nothing wrong with it.
+    Asked,
     /// Close it; the cause was reported already.
     Close,
     /// The directory is gone.
@@ -68,6 +72,8 @@ struct Device<'d, B: Backend> {
     reporter: Reporter,
     published: Instant,
     looked: Instant,
+    /// When the frontend is closed forcibly, once state 5 was published.
+    close_by: Option<Instant>,
     /// How long reading takes, lately: if it is long for us, Dom0 is busy and takes longer still.
     latency: Duration,
     /// The last state of the frontend that could be read.
@@ -84,6 +90,7 @@ pub(super) async fn run<B: Backend>(devices: &Devices<B>, path: BackendPath, pok
         poke,
         published: Instant::default(),
         looked: Instant::default(),
+        close_by: None,
         latency: Duration::ZERO,
         theirs: XenbusState::Unknown,
         frontend: None,
@@ -111,7 +118,7 @@ impl<'d, B: Backend> Device<'d, B> {
         };
         match stop {
             Stop::Vanished => End::Done,
-            Stop::Close => self.close().await,
+            Stop::Asked | Stop::Close => self.close().await,
         }
     }
 
@@ -223,7 +230,7 @@ impl<'d, B: Backend> Device<'d, B> {
             match next(Phase::Connected, self.look().await) {
                 Step::Vanish => break Stop::Vanished,
                 Step::CloseGone => break self.fail(0, Fault::GONE, Action::Kill).await,
-                Step::Close => break Stop::Close,
+                Step::Close => break Stop::Asked,
                 Step::Wait | Step::Connect | Step::Reopen | Step::Remove => {}
             }
             let due = published || self.hyp().now() >= connectable;
@@ -240,16 +247,41 @@ impl<'d, B: Backend> Device<'d, B> {
             self.backend().report(id, &mut self.reporter);
             self.changed((!published).then_some(connectable)).await;
         };
+        if let Stop::Asked = stop {
+            self.wind_down(id).await;
+        }
         self.backend().report(id, &mut self.reporter);
         self.backend().disconnect(id).await;
         stop
     }
 
-    /// State 5, then 6, then whatever comes after. Nothing is mapped or bound any more.
-    async fn close(&mut self) -> End {
+    /// State 5, with everything still connected: an open frontend may have requests to finish before it can
+    /// close. blkfront reads the partition table while it connects, and hears of nothing else until it has.
+    async fn wind_down(&mut self, id: B::Id) {
         // What counts is 6; a 5 that did not get through changes nothing.
         let _ = self.publish(XenbusState::Closing, Keys::new()).await;
         let deadline = self.hyp().now().saturating_add(CLOSE_TIMEOUT);
+        self.close_by = Some(deadline);
+        while self.hyp().now() < deadline && self.backend().fault(id).is_none() {
+            let view = self.look().await;
+            if view.ours == Ours::Gone || !is_open(view.theirs) {
+                break;
+            }
+            self.backend().report(id, &mut self.reporter);
+            self.changed(Some(deadline)).await;
+        }
+    }
+
+    /// State 5, then 6, then whatever comes after. Nothing is mapped or bound any more.
+    async fn close(&mut self) -> End {
+        let deadline = match self.close_by.take() {
+            Some(deadline) => deadline,
+            None => {
+                // What counts is 6; a 5 that did not get through changes nothing.
+                let _ = self.publish(XenbusState::Closing, Keys::new()).await;
+                self.hyp().now().saturating_add(CLOSE_TIMEOUT)
+            }
+        };
         loop {
             let view = self.look().await;
             if view.ours == Ours::Gone {
@@ -315,7 +347,9 @@ impl<'d, B: Backend> Device<'d, B> {
 
     /// How long a state is held for the toolstack to see.
     fn hold(&self) -> Duration {
-        HOLD.saturating_add(self.latency.saturating_mul(TOOLSTACK_READS)).min(LONGEST_HOLD)
+        // Without a frontend's directory the domain is being destroyed, which keeps Dom0 busy for seconds.
+        let least = if self.theirs == XenbusState::Unknown { DESTROY_HOLD } else { HOLD };
+        least.saturating_add(self.latency.saturating_mul(TOOLSTACK_READS)).min(LONGEST_HOLD)
     }
 
     /// Reads both ends. What cannot be read right now counts as unchanged.
