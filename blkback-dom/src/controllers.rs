@@ -61,7 +61,8 @@ impl<H: Platform> PciControllers<H> {
         let mut entries: Vec<Entry<H>> = Vec::new();
         for sbdf in bus.functions() {
             let device = bus.device(*sbdf).map_err(|error| NoControllers::Controller(error.into()))?;
-            let controller = AttachedController::attach(device, disk_timeout).await.map_err(NoControllers::Controller)?;
+            let controller =
+                AttachedController::attach(device, disk_timeout).await.map_err(NoControllers::Controller)?;
             let family = prefix(controller.name());
             let number = entries.iter().filter(|other| prefix(other.controller.name()) == family).count();
             let name = if family == "vd" { format!("vd{}", letter(number)) } else { format!("{family}{number}") };
