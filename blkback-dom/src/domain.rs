@@ -64,7 +64,8 @@ impl<H: Platform> Domain<H> {
     pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
         let config = Config::parse(command_line).map_err(StartError::Config)?;
         log::set_max_level(config.log);
-        let mut controllers = block_on(&hyp, PciControllers::start(&hyp, config.disk_timeout)).map_err(StartError::Controllers)?;
+        let mut controllers =
+            block_on(&hyp, PciControllers::start(&hyp, config.disk_timeout)).map_err(StartError::Controllers)?;
         let disks = controllers.disks();
         let catalogue = block_on(&hyp, scan::catalogue(&hyp, &mut controllers, disks)).map_err(StartError::Memory)?;
         let tasks = Tasks::new();
