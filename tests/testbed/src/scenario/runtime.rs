@@ -28,7 +28,7 @@ pub(super) fn a_fault_says_where(bed: &mut Bed) -> Result<()> {
 }
 
 pub(super) fn a_stack_that_runs_out_ends_the_domain(bed: &mut Bed) -> Result<()> {
-    crash(bed, "deep", &["stack overflow", "rsp="], "check")?;
+    crash(bed, "deep", &["stack overflow", "rsp="], "deep")?;
     // Beyond the end Xen has nowhere to put an exception frame: it crashes the domain and prints the registers.
     let reports = "xl dmesg | grep -c 'Domain .* crashed on cpu'";
     let before = bed.dom0().run(reports, XL_LIMIT)?.output;
