@@ -189,6 +189,9 @@ fn targets_that_name_nothing_are_refused_with_their_cause() {
         assert!(lines[0].contains(words), "{lines:?}");
         assert!(rig.error_node(guest).unwrap().contains(words));
         assert_eq!(rig.fronts[guest].backend_key("hotplug-status").as_deref(), Some("error"));
+        // Nobody has done anything since, so nothing is tried again.
+        rig.run(Duration::from_secs(5));
+        assert_eq!(rig.lines(guest, cause).len(), 1, "{target}");
     }
 }
 
@@ -204,6 +207,7 @@ fn sectors_that_are_written_have_one_user() {
     let detach = rig.toolstack.detach(rig.device(first));
     rig.until("detached", |rig| rig.toolstack.outcome(detach) == Some(Ok(())));
     rig.fronts[second].set_state(6);
+    rig.run(Duration::from_millis(200));
     rig.fronts[second].set_state(1);
     rig.until("served", |rig| rig.is_connected(second));
     rig.assert_works(second);

@@ -72,6 +72,8 @@ struct Device<'d, B: Backend> {
     reporter: Reporter,
     published: Instant,
     looked: Instant,
+    /// It was refused, and the frontend has not moved since: trying again would change nothing.
+    refused: bool,
     /// When the frontend is closed forcibly, once state 5 was published.
     close_by: Option<Instant>,
     /// How long reading takes, lately: if it is long for us, Dom0 is busy and takes longer still.
@@ -90,6 +92,7 @@ pub(super) async fn run<B: Backend>(devices: &Devices<B>, path: BackendPath, pok
         poke,
         published: Instant::default(),
         looked: Instant::default(),
+        refused: false,
         close_by: None,
         latency: Duration::ZERO,
         theirs: XenbusState::Unknown,
@@ -321,8 +324,8 @@ impl<'d, B: Backend> Device<'d, B> {
                     sleep(self.hyp(), LOOK_PACE).await;
                 }
                 _ if self.devices.is_stopping() => return End::Done,
-                Step::Reopen => return End::Reopen,
-                Step::Wait | Step::Connect | Step::Close | Step::CloseGone => self.changed(None).await,
+                Step::Reopen if !self.refused => return End::Reopen,
+                Step::Reopen | Step::Wait | Step::Connect | Step::Close | Step::CloseGone => self.changed(None).await,
             }
         }
     }
@@ -375,6 +378,7 @@ impl<'d, B: Backend> Device<'d, B> {
             Err(XsError::NoEntry | XsError::Denied) => self.theirs = XenbusState::Unknown,
             Err(_) => {}
         }
+        self.refused &= is_fresh(self.theirs);
         let online = online.map_or(true, |value| value != b"0");
         let ours = match state {
             Err(XsError::NoEntry) => Ours::Gone,
@@ -447,6 +451,9 @@ impl<'d, B: Backend> Device<'d, B> {
     }
 
     async fn refuse(&mut self, fault: Fault) -> Stop {
+        // xenstore's own troubles pass, so those are tried again.
+        let passing = [Fault::XS_BUSY, Fault::XENSTORE, Fault::QUOTA].contains(&fault);
+        self.refused = is_fresh(self.theirs) && !passing;
         self.fail(0, fault, Action::Refuse).await
     }
 
@@ -454,6 +461,11 @@ impl<'d, B: Backend> Device<'d, B> {
         self.reporter.fault(self.hyp(), queue, &fault, action).await;
         Stop::Close
     }
+}
+
+/// Whether a frontend has not begun to connect.
+const fn is_fresh(theirs: XenbusState) -> bool {
+    matches!(theirs, XenbusState::Unknown | XenbusState::Initialising | XenbusState::InitWait)
 }
 
 /// Whether a frontend still believes in its connection.
