@@ -387,6 +387,8 @@ impl<'d, B: Backend> Device<'d, B> {
             Err(_) => Ours::Present { state: XenbusState::Unknown, online },
             Ok(value) => Ours::Present { state: XenbusState::parse(&value), online },
         };
+        // Only the toolstack writes a 1: the directory was created anew while we were not looking.
+        self.refused &= !matches!(ours, Ours::Present { state: XenbusState::Initialising, .. });
         View { ours, theirs: self.theirs }
     }
 
