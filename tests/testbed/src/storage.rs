@@ -237,6 +237,8 @@ fn refusals(storage: &mut Storage) -> Result<()> {
     for (target, cause) in [("nosuch0", "NO_DISK"), (&format!("{disk}@30M+8M"), "IN_USE")] {
         let refused = storage.attach(storage.guest.domid, "xvda", "rw", target);
         ensure(refused.is_err(), || format!("{target} was attached"))?;
+        // xl leaves the nodes of what it could not attach.
+        storage.detach(storage.guest.domid, "xvda")?;
         let line = format!(
             "grep -c 'dom={} dev=51712 .*cause={cause} ' /var/log/xen/console/guest-{NAME}.log",
             storage.guest.domid
