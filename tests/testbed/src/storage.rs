@@ -233,6 +233,9 @@ fn dom0_frontend(storage: &mut Storage) -> Result<()> {
 fn refusals(storage: &mut Storage) -> Result<()> {
     let disk = storage.disk;
     storage.attach(storage.guest.domid, "xvdb", "rw", &format!("{disk}:1"))?;
+    // The first one leaves the directories above its error node.
+    ensure(storage.attach(storage.guest.domid, "xvda", "rw", "no/such/form").is_err(), || "was attached".into())?;
+    storage.detach(storage.guest.domid, "xvda")?;
     let before = Resources::take(&storage.machine.dom0, DOMID)?;
     for (target, cause) in [("nosuch0", "NO_DISK"), (&format!("{disk}@30M+8M"), "IN_USE")] {
         let refused = storage.attach(storage.guest.domid, "xvda", "rw", target);
