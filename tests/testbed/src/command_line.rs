@@ -1,6 +1,7 @@
 //! The harness's command line.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -83,6 +84,9 @@ struct Test {
     /// Both Xen releases, whatever --xen says.
     #[arg(long)]
     all: bool,
+    /// Machines at the same time; each wants a core.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
 }
 
 #[derive(Debug, Args)]
@@ -166,9 +170,9 @@ fn execute_run(run: &Run) -> Result<bool> {
 
 fn execute_test(test: &Test) -> bool {
     let releases: Vec<&str> = if test.all { vec!["4.20", "4.17"] } else { vec![&test.common.xen] };
-    let mut tally = Tally::default();
+    let mut beds = Vec::new();
     for xen in releases {
-        for nic in &test.nic {
+        for (nic, first) in test.nic.iter().zip((0..).map(|index| index == 0)) {
             let config = BedConfig {
                 xen: xen.to_owned(),
                 nic: *nic,
@@ -177,11 +181,33 @@ fn execute_test(test: &Test) -> bool {
                 logs: PathBuf::from(format!("out/logs/test-{xen}-{nic}")),
                 cpus: test.common.cpus,
             };
-            tally.add(scenario::run_all(&config, &test.only));
+            beds.push((config, first));
         }
     }
+    let tally = side_by_side(test.jobs, &beds, |(config, first)| scenario::run_all(config, &test.only, *first));
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0
+}
+
+/// Runs `each` on every item, `jobs` of them at a time, and adds up what they say.
+fn side_by_side<T: Sync>(jobs: usize, items: &[T], each: impl Fn(&T) -> Tally + Sync) -> Tally {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut tally = Tally::default();
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            tally.add(each(item));
+        }
+        tally
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let mut tally = Tally::default();
+        for worker in workers {
+            // A harness that panics has not passed.
+            tally.add(worker.join().unwrap_or(Tally { passed: 0, failed: 1 }));
+        }
+        tally
+    })
 }
 
 fn execute_storage(test: &StorageTest) -> bool {

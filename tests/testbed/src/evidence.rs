@@ -1,5 +1,6 @@
 //! What a failed scenario shows and keeps: the end of every console, and a copy of all logs.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -7,18 +8,22 @@ use std::path::{Path, PathBuf};
 const SHOWN_LINES: usize = 25;
 
 /// Prints the last lines of Xen's and Dom0's console and of every domain's.
+///
+/// In one piece, because two machines may fail at the same time.
 pub fn print_ends(logs: &Path) {
+    let mut report = String::new();
     for path in log_files(logs) {
         let Ok(bytes) = fs::read(&path) else { continue };
         let text = String::from_utf8_lossy(&bytes);
         // Answers of the command agents are not for reading.
         let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.starts_with('@')).collect();
         let end = lines.get(lines.len().saturating_sub(SHOWN_LINES)..).unwrap_or_default();
-        println!("    --- {} (last {} of {} lines)", path.display(), end.len(), lines.len());
+        let _ = writeln!(report, "    --- {} (last {} of {} lines)", path.display(), end.len(), lines.len());
         for line in end {
-            println!("    | {line}");
+            let _ = writeln!(report, "    | {line}");
         }
     }
+    print!("{report}");
 }
 
 /// Copies all logs into a folder of the scenario's own, because the next one goes on writing them.
