@@ -3,6 +3,7 @@
 //! - [`back`]: the backend's half of a shared ring.
 //! - [`mem`]: shared memory as words by value.
 //! - [`blkif`]: block requests and responses.
+//! - [`console`]: bytes for xenconsoled.
 //! - [`netif`]: network requests and responses, copied once and then validated into other types.
 //! - [`pciif`]: requests to xen-pciback. Here we are the *frontend*.
 //! - [`xenstore`]: the page shared with xenstored and the messages in it.
@@ -14,6 +15,7 @@
 
 pub mod back;
 pub mod blkif;
+pub mod console;
 mod ids;
 pub mod mem;
 pub mod netif;

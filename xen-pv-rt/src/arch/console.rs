@@ -3,32 +3,22 @@
 //! Output never waits: what does not fit because nobody reads is dropped and counted. Lines end in CR LF as
 //! on a terminal.
 //!
-//! Xen: `public/io/console.h` (`struct xencons_interface`).
+//! The ring itself is [`ring::console`].
 
 use core::fmt::{self, Write};
-use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use core::sync::atomic::AtomicU32;
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
+use ring::console::Page;
 use spin::Once;
 use spin::mutex::SpinMutex;
 
 use super::abi::{PAGE_SHIFT, StartInfo, evtchn, nr, sched};
 use super::{clock, hypercall, paging};
-
-const OUT_LEN: u32 = 2048;
-
-#[repr(C)]
-struct Ring {
-    input: [AtomicU8; 1024],
-    output: [AtomicU8; OUT_LEN as usize],
-    in_cons: AtomicU32,
-    in_prod: AtomicU32,
-    out_cons: AtomicU32,
-    out_prod: AtomicU32,
-}
+use crate::hyp::PAGE_SIZE;
 
 struct Console {
-    ring: &'static Ring,
+    page: Page<'static>,
     port: u32,
 }
 
@@ -38,35 +28,16 @@ static LOST: SpinMutex<u32> = SpinMutex::new(0);
 /// Finds the ring. Called once, first of all.
 pub(super) fn init(start: &StartInfo) {
     let va = paging::pfn_of(start.console_mfn) << PAGE_SHIFT;
-    // SAFETY: the builder gave us this page, mapped, as the console ring; every field is atomic.
-    let ring = unsafe { &*core::ptr::with_exposed_provenance::<Ring>(va as usize) };
-    CONSOLE.call_once(|| Console { ring, port: start.console_evtchn });
+    let words = core::ptr::with_exposed_provenance::<AtomicU32>(va as usize);
+    // SAFETY: the builder gave us this page, mapped, for good; xenconsoled writes it too, hence atomic words.
+    let page = Page::new(unsafe { core::slice::from_raw_parts(words, PAGE_SIZE / 4) });
+    CONSOLE.call_once(|| Console { page, port: start.console_evtchn });
     if log::set_logger(&Sink).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
 }
 
 impl Console {
-    /// Copies as much as fits and returns how much that was.
-    fn push(&self, bytes: &[u8]) -> usize {
-        let cons = self.ring.out_cons.load(Ordering::Acquire);
-        let mut prod = self.ring.out_prod.load(Ordering::Relaxed);
-        let mut taken = 0;
-        // A consumer index that makes no sense leaves no room.
-        for byte in bytes.iter().take(OUT_LEN.saturating_sub(prod.wrapping_sub(cons)) as usize) {
-            self.ring.output[(prod % OUT_LEN) as usize].store(*byte, Ordering::Relaxed);
-            prod = prod.wrapping_add(1);
-            taken += 1;
-        }
-        self.ring.out_prod.store(prod, Ordering::Release);
-        taken
-    }
-
-    fn room(&self) -> u32 {
-        let used = self.ring.out_prod.load(Ordering::Relaxed).wrapping_sub(self.ring.out_cons.load(Ordering::Acquire));
-        OUT_LEN.saturating_sub(used)
-    }
-
     fn notify(&self) {
         let mut port = self.port;
         // SAFETY: sends an event; touches no memory of ours.
@@ -85,7 +56,7 @@ pub(super) fn write_patiently(bytes: &[u8]) {
         for mut rest in [text, newline] {
             let mut attempts = 20_000;
             while !rest.is_empty() && attempts > 0 {
-                rest = rest.get(console.push(rest)..).unwrap_or(&[]);
+                rest = rest.get(console.page.push(rest)..).unwrap_or(&[]);
                 console.notify();
                 attempts -= 1;
                 // SAFETY: gives the CPU away; no argument.
@@ -112,19 +83,19 @@ impl Write for Line {
 fn write_line(line: &Line) {
     let Some(console) = CONSOLE.get() else { return };
     let mut lost = LOST.lock();
-    if (console.room() as usize) < line.0.len() + 64 {
+    if (console.page.room() as usize) < line.0.len() + 64 {
         *lost = lost.saturating_add(1);
         return;
     }
     if *lost > 0 {
         let mut note = Line(heapless::Vec::new());
         let _ = write!(note, "({lost} lines lost)");
-        console.push(&note.0);
-        console.push(b"\r\n");
+        console.page.push(&note.0);
+        console.page.push(b"\r\n");
         *lost = 0;
     }
-    console.push(&line.0);
-    console.push(b"\r\n");
+    console.page.push(&line.0);
+    console.page.push(b"\r\n");
     console.notify();
 }
 
@@ -161,7 +132,7 @@ impl embedded_io::ErrorType for ConsoleStream {
 impl embedded_io::Write for ConsoleStream {
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Self::Error> {
         let Some(console) = CONSOLE.get() else { return Ok(bytes.len()) };
-        console.push(bytes);
+        console.page.push(bytes);
         console.notify();
         Ok(bytes.len())
     }
