@@ -6,7 +6,7 @@
 #[cfg(xen_guest)]
 use blkback_dom::domain::Domain;
 #[cfg(xen_guest)]
-use xen_pv_rt::arch::{Exit, Xen, memory_use};
+use xen_pv_rt::arch::{Exit, Xen, memory_use, run_times};
 #[cfg(xen_guest)]
 use xen_pv_rt::control::Request;
 
@@ -22,8 +22,10 @@ fn domain_main(xen: Xen, command_line: &str) -> Exit {
             return Exit::Failed;
         }
     };
-    let memory = memory_use();
+    let (memory, times) = (memory_use(), run_times());
     log::info!("serving; {} of {} KiB of memory in use", memory.used_kib(), memory.total_kib());
+    let others = (times.runnable + times.blocked).as_millis();
+    log::info!("start took {} ms of our own and {others} ms of waiting for others", times.running.as_millis());
     let request = domain.serve(|| xen.check_stack());
     log::info!("stopping: {request:?}");
     domain.stop();

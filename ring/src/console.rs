@@ -92,7 +92,7 @@ mod tests {
             let prod = self.0[0xc0c / 4].load(Ordering::Acquire);
             let cons = self.0[0xc08 / 4].swap(prod, Ordering::Release);
             let byte = |at: u32| {
-                let offset = usize::try_from(at & 2047).unwrap_or(0) | 0x400;
+                let offset = usize::try_from((at & 2047).wrapping_add(0x400)).unwrap_or(0);
                 self.0[offset / 4].load(Ordering::Relaxed).to_le_bytes()[offset % 4]
             };
             (0..prod.wrapping_sub(cons)).map(|offset| byte(cons.wrapping_add(offset))).collect()

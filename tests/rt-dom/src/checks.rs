@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering;
 use core::time::Duration;
 
 use embedded_io::Write as _;
-use xen_pv_rt::arch::{ConsoleStream, Virq, Xen, memory_use};
+use xen_pv_rt::arch::{ConsoleStream, Virq, Xen, memory_use, run_times};
 use xen_pv_rt::hyp::{
     Access, BoundPort as _, Clock as _, CopyDest, CopySource, Dma as _, Domid, EventChannels as _, GrantCopy, GrantRef,
     Grants as _, PAGE_SIZE, PeerSpan, RemotePort, SharedPage as _, Transaction, Watch as _, Xenstore as _, XsError,
@@ -119,11 +119,15 @@ fn events(xen: Xen, domid: Domid) {
 }
 
 fn time(xen: Xen) {
-    let start = xen.now();
+    let (start, before) = (xen.now(), run_times());
     let until = start.saturating_add(Duration::from_millis(50));
     while xen.now() < until {
         xen.wait(Some(until));
     }
+    let after = run_times();
+    let slept = (after.blocked + after.runnable).saturating_sub(before.blocked + before.runnable);
+    assert!(slept >= Duration::from_millis(40) && slept <= xen.now().saturating_since(start), "slept {slept:?}");
+    assert!(after.running > before.running, "running takes time");
     let mut last = xen.now();
     for _ in 0..1000 {
         let now = xen.now();

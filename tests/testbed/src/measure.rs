@@ -14,6 +14,8 @@ pub struct Costs {
     pub image_bytes: u64,
     /// What the domain says of its memory.
     pub memory: String,
+    /// What the domain says of its start: its own time, and what it waited.
+    pub start: String,
     /// From the start of `xl create` until it returned, in ms.
     pub created_ms: u64,
     /// From the start of `xl create` until the first vif (Dom0's) was connected, in ms.
@@ -50,11 +52,14 @@ impl Costs {
         let mut next = || numbers.next().unwrap_or(0);
         let (created_ms, connected_ms, attach_ms) = (next(), next(), next());
         let console = bed.dom0().run(&format!("cat {}", console_log(NETDOM)), Duration::from_secs(10))?.output;
-        let memory =
-            console.lines().rev().find_map(|line| line.split_once("serving; ").map(|(_, memory)| memory.trim()));
+        let said = |words| {
+            let found = console.lines().rev().find_map(|line| line.split_once(words).map(|(_, rest)| rest.trim()));
+            found.unwrap_or("unknown").to_owned()
+        };
         Ok(Self {
             image_bytes: std::fs::metadata(&bed.config.image).map(|image| image.len()).unwrap_or(0),
-            memory: memory.unwrap_or("unknown").to_owned(),
+            memory: said("serving; "),
+            start: said("start took "),
             created_ms,
             connected_ms,
             attach_ms,
@@ -66,6 +71,7 @@ impl fmt::Display for Costs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  image size                             {} KiB (aim: 512)", self.image_bytes / 1024)?;
         writeln!(f, "  memory                                 {}", self.memory)?;
+        writeln!(f, "  start of the domain                    {} (aim: 100 of our own)", self.start)?;
         writeln!(f, "  xl create returned after               {} ms", self.created_ms)?;
         writeln!(
             f,

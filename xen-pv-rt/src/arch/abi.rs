@@ -1,7 +1,7 @@
 //! The hypervisor's binary interface: numbers and layouts, as far as they are used.
 //!
 //! Xen: `public/xen.h`, `public/arch-x86/xen.h`, `xen-x86_64.h`, `memory.h`, `sched.h`, `event_channel.h`,
-//! `physdev.h`, `grant_table.h` (version 1).
+//! `physdev.h`, `grant_table.h` (version 1), `vcpu.h`.
 
 use core::mem::{offset_of, size_of};
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
@@ -19,6 +19,7 @@ pub(super) mod nr {
     pub(crate) const MEMORY_OP: usize = 12;
     pub(crate) const UPDATE_VA_MAPPING: usize = 14;
     pub(crate) const GRANT_TABLE_OP: usize = 20;
+    pub(crate) const VCPU_OP: usize = 24;
     pub(crate) const SCHED_OP: usize = 29;
     pub(crate) const EVENT_CHANNEL_OP: usize = 32;
     pub(crate) const PHYSDEV_OP: usize = 33;
@@ -32,6 +33,21 @@ pub(super) const FLAT_KERNEL_CS: u16 = 0xe033;
 
 /// `UVMF_INVLPG`: flush the one address on this CPU.
 pub(super) const UVMF_INVLPG: usize = 2;
+
+/// `VCPUOP_get_runstate_info`.
+pub(super) const VCPUOP_GET_RUNSTATE_INFO: usize = 4;
+
+/// `struct vcpu_runstate_info`.
+#[derive(Default)]
+#[repr(C)]
+pub(super) struct RunstateInfo {
+    pub(super) state: u32,
+    _pad: u32,
+    pub(super) state_entry_time: u64,
+    /// Nanoseconds in each state: running, runnable, blocked, offline.
+    pub(super) time: [u64; 4],
+}
+const _: () = assert!(size_of::<RunstateInfo>() == 48);
 
 /// What the domain builder hands over in `rsi` (`struct start_info`).
 #[repr(C)]

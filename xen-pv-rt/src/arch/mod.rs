@@ -22,6 +22,7 @@ mod grants;
 mod hypercall;
 mod memory;
 mod paging;
+mod runstate;
 mod shared;
 mod stack;
 mod store;
@@ -33,6 +34,7 @@ pub use devices::Registers;
 pub use events::{Virq, XenPort};
 pub use grants::{GrantedPage, MappedPage};
 pub use memory::{MemoryUse, memory_use};
+pub use runstate::{RunTimes, run_times};
 
 /// The hypervisor: a handle without contents, for the one vCPU.
 #[derive(Clone, Copy, Debug)]
