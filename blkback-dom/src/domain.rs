@@ -4,14 +4,13 @@
 //! completions and requests. Only when nothing moved are controllers and frontends asked for an event each, and
 //! then the domain sleeps in one hypercall.
 
-use alloc::rc::Rc;
-use core::cell::Cell;
 use core::fmt;
 use core::time::Duration;
 
-use xen_pv_rt::control::{self, Request};
+use xen_pv_rt::control::Request;
+use xen_pv_rt::control_plane::ControlPlane;
 use xen_pv_rt::hyp::{DmaError, Instant, Platform};
-use xen_pv_rt::task::{Signal, Tasks, block_on};
+use xen_pv_rt::task::{Tasks, block_on};
 
 use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
@@ -46,13 +45,9 @@ impl fmt::Display for StartError {
 /// The domain in service.
 pub struct Domain<H: Platform> {
     hyp: H,
-    tasks: Tasks,
+    control: ControlPlane<H>,
     controllers: PciControllers<H>,
     blkback: Blkback<H>,
-    /// What the toolstack asked for last.
-    request: Rc<Cell<Option<Request>>>,
-    /// When a task wants to be polled.
-    wake_at: Option<Instant>,
 }
 
 impl<H: Platform> Domain<H> {
@@ -76,9 +71,8 @@ impl<H: Platform> Domain<H> {
         let options = Options { budget: config.budget, ..Options::default() };
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
-        let request = Rc::new(Cell::new(None));
-        tasks.spawn(watch_control(hyp.clone(), request.clone(), tasks.signal()));
-        Ok(Self { hyp, tasks, controllers, blkback, request, wake_at: Some(Instant::default()) })
+        let control = ControlPlane::new(hyp.clone(), tasks);
+        Ok(Self { hyp, control, controllers, blkback })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -87,8 +81,7 @@ impl<H: Platform> Domain<H> {
     pub fn serve(&mut self, each_turn: impl Fn()) -> Request {
         loop {
             each_turn();
-            self.turn();
-            if let Some(request) = self.request.take() {
+            if let Some(request) = self.turn(None) {
                 return request;
             }
         }
@@ -98,46 +91,35 @@ impl<H: Platform> Domain<H> {
     pub fn stop(mut self) {
         self.blkback.stop();
         let deadline = self.hyp.now().saturating_add(STOP_TIMEOUT);
-        self.wake_at = Some(deadline);
         while !self.blkback.is_stopped() && self.hyp.now() < deadline {
-            self.turn();
+            // Stopping already: whatever else is asked for comes too late.
+            let _ = self.turn(Some(deadline));
         }
         // Tells the disks to write out their caches.
         self.controllers.stop();
     }
 
-    fn turn(&mut self) {
+    /// One turn of the loop, which sleeps no longer than `until`. Returns what the toolstack asked for.
+    fn turn(&mut self, until: Option<Instant>) -> Option<Request> {
         let now = self.hyp.now();
-        self.poll_tasks(now);
+        let request = self.control.poll(now);
         let turn = self.blkback.poll(&mut self.controllers);
         while let Some((disk, sectors, present)) = self.controllers.take_event() {
             self.blkback.disk_changed(disk, sectors, present);
         }
-        if turn == Turn::Idle {
-            self.sleep();
+        if turn == Turn::Idle && request.is_none() {
+            self.sleep(until);
         }
-    }
-
-    fn poll_tasks(&mut self, now: Instant) {
-        let answered = self.hyp.poll(now);
-        if answered || self.tasks.is_dirty() || self.wake_at.is_some_and(|at| now >= at) {
-            self.tasks.poll();
-            self.wake_at = self.hyp.take_wake_at();
-        }
+        request
     }
 
     /// Sleeps, unless something arrives while everybody is asked for an event.
-    fn sleep(&mut self) {
+    fn sleep(&mut self, until: Option<Instant>) {
         // Frontends first: asking them costs no exit to Xen.
-        if self.blkback.arm() == Turn::Busy || self.tasks.is_dirty() || self.controllers.arm() {
+        if self.blkback.arm() == Turn::Busy || self.control.is_dirty() || self.controllers.arm() {
             return;
         }
-        let deadlines = [self.wake_at, Some(self.controllers.next_poll())];
+        let deadlines = [until, self.control.deadline(), Some(self.controllers.next_poll())];
         self.hyp.wait(deadlines.into_iter().flatten().min());
     }
-}
-
-async fn watch_control<H: Platform>(hyp: H, request: Rc<Cell<Option<Request>>>, wake: Signal) {
-    request.set(Some(control::requested(&hyp, &hyp).await));
-    wake.raise();
 }

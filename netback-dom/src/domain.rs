@@ -4,13 +4,12 @@
 //! interrupted, and lets the data plane move a bounded number of packets. Only when nothing moved are cards
 //! and frontends asked for an event each, and then the domain sleeps in one hypercall.
 
-use alloc::rc::Rc;
-use core::cell::Cell;
 use core::fmt;
 
-use xen_pv_rt::control::{self, Request};
+use xen_pv_rt::control::Request;
+use xen_pv_rt::control_plane::ControlPlane;
 use xen_pv_rt::hyp::{DmaError, Instant, Platform};
-use xen_pv_rt::task::{Signal, Tasks, block_on};
+use xen_pv_rt::task::{Tasks, block_on};
 
 use crate::cards::{Cards, NoCards};
 use crate::config::{Config, ConfigError};
@@ -50,13 +49,9 @@ impl fmt::Display for StartError {
 /// The domain in service.
 pub struct Domain<H: Platform> {
     hyp: H,
-    tasks: Tasks,
+    control: ControlPlane<H>,
     cards: Cards<H>,
     netback: Netback<H>,
-    /// What the toolstack asked for last.
-    request: Rc<Cell<Option<Request>>>,
-    /// When a task wants to be polled.
-    wake_at: Option<Instant>,
 }
 
 impl<H: Platform> Domain<H> {
@@ -76,9 +71,8 @@ impl<H: Platform> Domain<H> {
         let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
         (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
         netback.spawn_hotplug();
-        let request = Rc::new(Cell::new(None));
-        tasks.spawn(watch_control(hyp.clone(), request.clone(), tasks.signal()));
-        Ok(Self { hyp, tasks, cards, netback, request, wake_at: Some(Instant::default()) })
+        let control = ControlPlane::new(hyp.clone(), tasks);
+        Ok(Self { hyp, control, cards, netback })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -88,8 +82,7 @@ impl<H: Platform> Domain<H> {
         loop {
             each_turn();
             let now = self.hyp.now();
-            self.poll_tasks(now);
-            if let Some(request) = self.request.take() {
+            if let Some(request) = self.control.poll(now) {
                 return request;
             }
             let interrupted = self.cards.poll(now);
@@ -107,26 +100,13 @@ impl<H: Platform> Domain<H> {
         self.cards.stop();
     }
 
-    fn poll_tasks(&mut self, now: Instant) {
-        let answered = self.hyp.poll(now);
-        if answered || self.tasks.is_dirty() || self.wake_at.is_some_and(|at| now >= at) {
-            self.tasks.poll();
-            self.wake_at = self.hyp.take_wake_at();
-        }
-    }
-
     /// Sleeps, unless something arrives while everybody is asked for an event.
     fn sleep(&mut self, now: Instant) {
         // Frontends first: asking them costs no exit to Xen.
-        if self.netback.arm() == Turn::Busy || self.tasks.is_dirty() || self.cards.arm() {
+        if self.netback.arm() == Turn::Busy || self.control.is_dirty() || self.cards.arm() {
             return;
         }
-        let deadlines = [self.wake_at, self.netback.next_deadline(now), Some(self.cards.next_poll())];
+        let deadlines = [self.control.deadline(), self.netback.next_deadline(now), Some(self.cards.next_poll())];
         self.hyp.wait(deadlines.into_iter().flatten().min());
     }
-}
-
-async fn watch_control<H: Platform>(hyp: H, request: Rc<Cell<Option<Request>>>, wake: Signal) {
-    request.set(Some(control::requested(&hyp, &hyp).await));
-    wake.raise();
 }

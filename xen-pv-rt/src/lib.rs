@@ -6,6 +6,7 @@
 //! - [`xenbus`]: device states and paths of the split-driver protocol.
 //! - [`xenstore`]: the client of xenstored, over the page and port that it is given.
 //! - [`control`]: the toolstack's requests to shut down.
+//! - [`control_plane`]: tasks, timers and those requests, as an event loop drives them.
 //! - [`limit`]: log lines about faults, in one format and not too many.
 //! - `arch`: the implementation on Xen: boot, hypercalls, paging, traps. Only in domain images, which are
 //!   built with `--cfg xen_guest`.
@@ -21,6 +22,7 @@ extern crate std;
 #[cfg(xen_guest)]
 pub mod arch;
 pub mod control;
+pub mod control_plane;
 pub mod hyp;
 pub mod limit;
 pub mod task;
