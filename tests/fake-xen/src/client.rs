@@ -95,7 +95,8 @@ impl Machine {
         let home = Store::home(self.backend);
         let ours = ["backend/", "error/", "data/", "device/pci/"];
         let allowed = path.strip_prefix(&format!("{home}/")).is_some_and(|below| {
-            ours.iter().any(|prefix| below.starts_with(prefix)) || below == "control/shutdown" || below == "data"
+            let control = below == "control/shutdown" || below.starts_with("control/feature-");
+            ours.iter().any(|prefix| below.starts_with(prefix)) || control || below == "data"
         });
         assert!(allowed, "rule 4: the driver domain changes {path}");
     }
