@@ -41,7 +41,7 @@ storage-test: images testbed ## System tests of the storage domain
 check: images ## Format, lints, documentation, image check
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
-	$(CARGO) clippy --quiet --config pv.toml --target x86_64-unknown-linux-gnu -p netback-dom -- -D warnings
+	$(CARGO) clippy --quiet --config pv.toml --target x86_64-unknown-linux-gnu -p netback-dom -p blkback-dom -p rt-dom -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --quiet
 	for image in $(notdir $(IMAGES)); do ./images/check-image target/x86_64-unknown-linux-gnu/release/$$image || exit 1; done
 

@@ -24,7 +24,7 @@ fn domain_main(xen: Xen, command_line: &str) -> Exit {
     };
     let (memory, times) = (memory_use(), run_times());
     log::info!("serving; {} of {} KiB of memory in use", memory.used_kib(), memory.total_kib());
-    let others = (times.runnable + times.blocked).as_millis();
+    let others = times.runnable.saturating_add(times.blocked).as_millis();
     log::info!("start took {} ms of our own and {others} ms of waiting for others", times.running.as_millis());
     let request = domain.serve(|| xen.check_stack());
     log::info!("stopping: {request:?}");
