@@ -1,10 +1,12 @@
 # Every command of the project. `make help` lists them.
 #
-#   XEN=4.20 (Debian 13, default) or 4.17 (Debian 12)     NIC=e1000 (default) or virtio, for `make run`
+#   XEN=4.20 (Debian 13, default) or 4.17 (Debian 12)     NIC=e1000 (default) or virtio, for `make run` and `make bench`
+#   ROUNDS=3 (default) of `make bench`
 #   KEEP=1 leaves `make run` at a Dom0 console
 
 XEN ?= 4.20
 NIC ?= e1000
+ROUNDS ?= 3
 CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
 IMAGES = out/netback-dom out/blkback-dom out/rt-dom
@@ -13,7 +15,7 @@ SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src blkbac
           $(wildcard */Cargo.toml) Cargo.toml Cargo.lock build.rs pv.ld pv.toml .cargo/config.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all host-test system-test storage-test check images testbed setup clean
+.PHONY: help run test test-all host-test system-test storage-test bench check images testbed setup clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +39,10 @@ system-test: images testbed ## Only the system tests; ONLY=name selects some
 
 storage-test: images testbed ## System tests of the storage domain
 	@$(TESTBED) storage --xen $(XEN)
+
+bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (BENCH=all: every card)
+	@$(CARGO) build --quiet --release -p load
+	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio,--nic $(NIC)) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)')
 
 check: images ## Format, lints, documentation, image check
 	$(CARGO) fmt --all --check

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bed::{Bed, BedConfig, Driver, FIRST_SLOT, images};
+use crate::bench::{self, BenchConfig};
 use crate::disk::{Disk, DiskModel};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
@@ -34,6 +35,8 @@ enum Command {
     Test(Test),
     /// Runs the system tests of the storage driver domain on real Xen.
     Storage(StorageTest),
+    /// Measures our domain, a Linux driver domain and the bare device side by side.
+    Bench(Bench),
 }
 
 /// What every command needs to boot.
@@ -105,6 +108,30 @@ struct StorageTest {
 }
 
 #[derive(Debug, Args)]
+struct Bench {
+    #[command(flatten)]
+    common: Common,
+    /// Cards to measure with, one machine each.
+    #[arg(long, default_values = ["e1000"])]
+    nic: Vec<NicModel>,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Only measurements whose name contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// The domain image to measure.
+    #[arg(long, default_value = "out/netback-dom")]
+    image: PathBuf,
+    /// The load generator.
+    #[arg(long, default_value = "target/release/load")]
+    load: PathBuf,
+    /// Where the reports go.
+    #[arg(long, default_value = "docs/bench/results")]
+    reports: PathBuf,
+}
+
+#[derive(Debug, Args)]
 struct Boot {
     #[command(flatten)]
     common: Common,
@@ -138,7 +165,23 @@ pub fn execute(arguments: &Arguments) -> Result<bool> {
         Command::Run(run) => execute_run(run),
         Command::Test(test) => Ok(execute_test(test)),
         Command::Storage(test) => Ok(execute_storage(test)),
+        Command::Bench(bench) => execute_bench(bench),
     }
+}
+
+fn execute_bench(bench: &Bench) -> Result<bool> {
+    for nic in &bench.nic {
+        bench::run(&BenchConfig {
+            xen: bench.common.xen.clone(),
+            nic: *nic,
+            rounds: bench.rounds,
+            only: bench.only.clone(),
+            image: bench.image.clone(),
+            load: bench.load.clone(),
+            reports: bench.reports.clone(),
+        })?;
+    }
+    Ok(true)
 }
 
 fn execute_run(run: &Run) -> Result<bool> {

@@ -91,6 +91,17 @@ impl Guest {
         Ok(guest)
     }
 
+    /// A guest that was created in another way, once it runs commands.
+    ///
+    /// # Errors
+    /// There is none of that name, or it did not come up in time.
+    pub fn join(dom0: &Dom0, name: &str) -> Result<Self> {
+        let mut guest = Self { name: name.into(), domid: 0, dom0: dom0.clone(), console: String::new(), boots: 1 };
+        guest.find()?;
+        guest.wait_until_up()?;
+        Ok(guest)
+    }
+
     /// Waits until the guest runs commands.
     ///
     /// # Errors

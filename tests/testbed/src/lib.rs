@@ -17,6 +17,7 @@
 )]
 
 pub mod bed;
+pub mod bench;
 pub mod command_line;
 pub mod cpio;
 pub mod demo;

@@ -1,0 +1,53 @@
+//! The quantities of the benchmark and their aims.
+
+use super::samples::Metric;
+
+macro_rules! metrics {
+    ($($(#[$doc:meta])* $name:ident: $title:literal, $unit:literal, $better:ident $(, linux $linux:literal)? $(, bare $bare:literal)?;)*) => {
+        $($(#[$doc])* pub const $name: Metric = Metric {
+            id: stringify!($name),
+            title: $title,
+            unit: $unit,
+            higher_is_better: metrics!(@$better),
+            aim_linux: metrics!(@aim $($linux)?),
+            aim_bare: metrics!(@aim $($bare)?),
+        };)*
+    };
+    (@more) => { true };
+    (@less) => { false };
+    (@aim) => { None };
+    (@aim $value:literal) => { Some($value) };
+}
+
+metrics! {
+    /// Bulk TCP, one stream.
+    TCP_OUT_1: "TCP guest to wire, 1 stream", "Mbit/s", more, linux 2.8, bare 0.8;
+    /// Bulk TCP, four streams.
+    TCP_OUT_4: "TCP guest to wire, 4 streams", "Mbit/s", more, linux 2.8, bare 0.8;
+    /// Bulk TCP, one stream.
+    TCP_IN_1: "TCP wire to guest, 1 stream", "Mbit/s", more, linux 2.2, bare 0.8;
+    /// Bulk TCP, four streams.
+    TCP_IN_4: "TCP wire to guest, 4 streams", "Mbit/s", more, linux 2.2, bare 0.8;
+    /// The highest rate of 18-byte datagrams of which less than 1 % are lost.
+    UDP_OUT: "small packets guest to wire", "packets/s", more, linux 1.7, bare 0.85;
+    /// The highest rate of 18-byte datagrams of which less than 1 % are lost.
+    UDP_IN: "small packets wire to guest", "packets/s", more, linux 1.7, bare 0.85;
+    /// Round trip of an ICMP echo on an idle machine.
+    PING: "ping, median", "ms", less, linux 0.45, bare 1.5;
+    /// The same, of 100 the worst but one.
+    PING_P99: "ping, p99", "ms", less, linux 0.45, bare 1.5;
+    /// Round trip while the guest sends over one TCP stream.
+    PING_LOADED: "ping under load, median", "ms", less, linux 0.45, bare 1.5;
+    /// The same, of 100 the worst but one.
+    PING_LOADED_P99: "ping under load, p99", "ms", less, linux 0.45, bare 1.5;
+    /// Bulk TCP, one stream, between guests of one driver domain.
+    GUEST_TO_GUEST: "TCP guest to guest", "Mbit/s", more, linux 2.5;
+    /// Bulk TCP, one stream.
+    DOM0_OUT: "TCP Dom0 to wire", "Mbit/s", more;
+    /// Bulk TCP, one stream.
+    DOM0_IN: "TCP wire to Dom0", "Mbit/s", more;
+    /// The driver domain's CPU time in the TCP measurements by the bytes on the wire.
+    CPU_PER_GIB: "driver domain's CPU per GiB of TCP", "s/GiB", less, linux 0.25;
+    /// The driver domain's CPU time in the datagram measurements by the frames on the wire.
+    CPU_PER_PACKET: "driver domain's CPU per small packet", "µs", less, linux 0.25;
+}

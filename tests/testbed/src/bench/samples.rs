@@ -1,0 +1,151 @@
+//! What was measured, round by round, and the ratios that come of it.
+//!
+//! A single value says more about the machine and its load than about a driver domain. So contenders take turns within
+//! a round, ratios are taken within a round, and a result is the median of those ratios with their range.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// Who is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Contender {
+    /// Our domain.
+    Bulkhead,
+    /// A Linux driver domain.
+    Linux,
+    /// The guest drives the device itself: the limit.
+    Bare,
+}
+
+impl Contender {
+    /// The name used in reports and of domains.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bulkhead => "bulkhead",
+            Self::Linux => "linux",
+            Self::Bare => "bare",
+        }
+    }
+}
+
+/// One quantity.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Metric {
+    /// A short name for JSON and plots.
+    pub id: &'static str,
+    /// What a report calls it.
+    pub title: &'static str,
+    /// The unit of the samples.
+    pub unit: &'static str,
+    /// Whether more is better; if not, less is.
+    pub higher_is_better: bool,
+    /// The aim for ours divided by Linux's.
+    pub aim_linux: Option<f64>,
+    /// The aim for ours divided by the bare device's.
+    pub aim_bare: Option<f64>,
+}
+
+/// A ratio over all rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ratio {
+    /// The median of the rounds' ratios.
+    pub median: f64,
+    /// The smallest.
+    pub min: f64,
+    /// The largest.
+    pub max: f64,
+    /// How many rounds it is made of.
+    pub rounds: usize,
+}
+
+/// A metric with what was measured: one value a round for each contender, `None` where a measurement failed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// What it is.
+    #[serde(flatten)]
+    pub metric: Metric,
+    /// The values.
+    pub samples: BTreeMap<Contender, Vec<Option<f64>>>,
+    /// Ours divided by Linux's.
+    pub against_linux: Option<Ratio>,
+    /// Ours divided by the bare device's.
+    pub against_bare: Option<Ratio>,
+}
+
+/// All samples of one run.
+#[derive(Debug, Default)]
+pub struct Samples {
+    rows: Vec<Row>,
+    round: usize,
+}
+
+impl Samples {
+    /// Starts the next round; the first is 0.
+    pub fn start_round(&mut self, round: usize) {
+        self.round = round;
+    }
+
+    /// Notes a value of the current round.
+    pub fn add(&mut self, metric: Metric, contender: Contender, value: f64) {
+        let at = self.rows.iter().position(|row| row.metric.id == metric.id).unwrap_or_else(|| {
+            let row = Row { metric, samples: BTreeMap::new(), against_linux: None, against_bare: None };
+            self.rows.push(row);
+            self.rows.len().saturating_sub(1)
+        });
+        let Some(row) = self.rows.get_mut(at) else { return };
+        let values = row.samples.entry(contender).or_default();
+        values.resize(self.round, None);
+        values.push(Some(value).filter(|value| value.is_finite() && *value > 0.0));
+    }
+
+    /// The rows with their ratios.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows = self.rows.clone();
+        for row in &mut rows {
+            row.against_linux = row.ratio_to(Contender::Linux);
+            row.against_bare = row.ratio_to(Contender::Bare);
+        }
+        rows
+    }
+}
+
+impl Row {
+    fn ratio_to(&self, other: Contender) -> Option<Ratio> {
+        let (ours, theirs) = (self.samples.get(&Contender::Bulkhead)?, self.samples.get(&other)?);
+        let ratios: Vec<f64> = ours.iter().zip(theirs).filter_map(|(a, b)| Some(a.as_ref()? / b.as_ref()?)).collect();
+        Some(Ratio {
+            median: percentile(&ratios, 50)?,
+            min: percentile(&ratios, 0)?,
+            max: percentile(&ratios, 100)?,
+            rounds: ratios.len(),
+        })
+    }
+}
+
+/// The value below which `percent` of the values lie (nearest rank; the median of an even number is the mean of the
+/// middle two).
+#[must_use]
+pub fn percentile(values: &[f64], percent: usize) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    if percent == 50 && sorted.len().is_multiple_of(2) {
+        let upper = sorted.len() / 2;
+        return Some(f64::midpoint(*sorted.get(upper.checked_sub(1)?)?, *sorted.get(upper)?));
+    }
+    let rank = sorted.len().saturating_mul(percent).div_ceil(100).max(1);
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+/// The nearest `f64`.
+#[must_use]
+pub fn float(value: u64) -> f64 {
+    let half = |half: u64| f64::from(u32::try_from(half).unwrap_or(u32::MAX));
+    half(value >> 32) * 4_294_967_296.0 + half(value & 0xffff_ffff)
+}
+
+#[cfg(test)]
+mod tests;
