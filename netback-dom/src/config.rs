@@ -12,13 +12,15 @@ use core::time::Duration;
 pub struct Config {
     /// How long the switch remembers an address that is silent (`ageing=`, seconds, 10 to 86400).
     pub ageing: Duration,
+    /// Most queues of a vif (`queues=`, 1 to 8).
+    pub queues: usize,
     /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
     pub log: log::LevelFilter,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ageing: Duration::from_secs(300), log: log::LevelFilter::Info }
+        Self { ageing: Duration::from_secs(300), queues: 4, log: log::LevelFilter::Info }
     }
 }
 
@@ -34,7 +36,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: ageing=, log=)"),
+            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: ageing=, log=, queues=)"),
             Self::BadValue(word, wanted) => write!(f, "bad value in option {word:?}: {wanted}"),
         }
     }
@@ -53,6 +55,10 @@ impl Config {
                 Some(("ageing", value)) => {
                     let seconds = value.parse().ok().filter(|seconds| (10..=86400).contains(seconds));
                     config.ageing = Duration::from_secs(seconds.ok_or(bad("10 to 86400 seconds"))?);
+                }
+                Some(("queues", value)) => {
+                    let queues = value.parse().ok().filter(|queues| (1..=8).contains(queues));
+                    config.queues = queues.ok_or(bad("1 to 8 queues"))?;
                 }
                 Some(("log", value)) => config.log = level(value).ok_or(bad("error, warn or info"))?,
                 _ => return Err(ConfigError::Unknown(word.to_string())),
@@ -82,8 +88,8 @@ mod tests {
 
     #[test]
     fn options_are_read_in_any_order() {
-        let config = Config::parse("log=warn  ageing=60");
-        assert_eq!(config, Ok(Config { ageing: Duration::from_secs(60), log: log::LevelFilter::Warn }));
+        let config = Config::parse("log=warn  ageing=60 queues=8");
+        assert_eq!(config, Ok(Config { ageing: Duration::from_secs(60), queues: 8, log: log::LevelFilter::Warn }));
     }
 
     #[test]
@@ -95,7 +101,18 @@ mod tests {
 
     #[test]
     fn a_value_out_of_range_is_named() {
-        for word in ["ageing=9", "ageing=86401", "ageing=", "ageing=x", "ageing=-1", "log=debug", "log="] {
+        for word in [
+            "ageing=9",
+            "ageing=86401",
+            "ageing=",
+            "ageing=x",
+            "ageing=-1",
+            "log=debug",
+            "log=",
+            "queues=0",
+            "queues=9",
+            "queues=",
+        ] {
             assert!(matches!(Config::parse(word), Err(ConfigError::BadValue(named, _)) if named == word));
         }
     }

@@ -67,7 +67,7 @@ impl<H: Platform> Domain<H> {
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
         let table = TableLimits { ageing: config.ageing, ..TableLimits::default() };
-        let options = Options { table, ..Options::default() };
+        let options = Options { table, max_queues: config.queues, ..Options::default() };
         let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
         (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
         netback.spawn_hotplug();

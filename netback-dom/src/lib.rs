@@ -19,6 +19,7 @@ pub mod checksum;
 pub mod config;
 pub mod dataplane;
 pub mod domain;
+mod flow;
 pub mod frame;
 pub mod netback;
 pub mod nic;

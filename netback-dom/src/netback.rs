@@ -35,11 +35,13 @@ pub struct Options {
     pub bridges: Vec<(String, BridgeId)>,
     /// Most vifs; further ones are refused.
     pub max_vifs: usize,
+    /// Most queues of a vif, at least 1. With many vifs the later ones are offered fewer.
+    pub max_queues: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { table: TableLimits::default(), bridges: Vec::new(), max_vifs: 64 }
+        Self { table: TableLimits::default(), bridges: Vec::new(), max_vifs: 64, max_queues: 4 }
     }
 }
 
@@ -53,7 +55,7 @@ impl<H: Hypervisor> Netback<H> {
     /// A backend without cards that serves nobody yet. Its control plane runs in `tasks`.
     pub fn new(hyp: H, tasks: Tasks, memory: Memory, options: Options) -> Self {
         let plane = Rc::new(RefCell::new(Plane::new(hyp.clone(), memory, options.table)));
-        let vifs = Vifs { hyp, plane: plane.clone(), bridges: options.bridges };
+        let vifs = Vifs::new(hyp, plane.clone(), options.bridges, options.max_queues);
         Self { devices: Devices::new(vifs, tasks, options.max_vifs), plane }
     }
 

@@ -83,6 +83,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     memory: Memory,
     shared: SharedPool,
     switch: Switch,
+    /// Of hashes.
+    seed: u64,
     vifs: Vec<Option<VifPort<H>>>,
     uplinks: Vec<Uplink>,
     tx: Vec<TxJob>,
@@ -102,6 +104,7 @@ impl<H: Hypervisor> Plane<H> {
         Self {
             shared: SharedPool::new(memory.held_pages.saturating_add(RX_JOBS)),
             switch: Switch::new(limits, seed),
+            seed,
             vifs: Vec::new(),
             uplinks: Vec::new(),
             tx: Vec::with_capacity(TX_JOBS),
@@ -128,7 +131,7 @@ impl<H: Hypervisor> Plane<H> {
     /// # Errors
     /// Why it cannot be; everything it was made of is released.
     pub(crate) fn attach(&mut self, parts: VifParts<H>) -> Result<PortId, Fault> {
-        let port = VifPort::attach(parts)?;
+        let port = VifPort::attach(parts, self.seed)?;
         let (mac, bridge) = (port.mac, port.bridge);
         let free = self.vifs.iter().position(Option::is_none).unwrap_or(self.vifs.len());
         let id = PortId::Vif(u16::try_from(free).map_err(|_| Fault::QUOTA)?);
@@ -137,6 +140,7 @@ impl<H: Hypervisor> Plane<H> {
             None => self.vifs.push(Some(port)),
         }
         self.switch.add_port(id, bridge, mac);
+        self.share_out();
         Ok(id)
     }
 
@@ -148,6 +152,7 @@ impl<H: Hypervisor> Plane<H> {
         for queue in &mut port.queues {
             self.held = self.held.saturating_sub(queue.drop_backlog());
         }
+        self.share_out();
         port.into_pages()
     }
 

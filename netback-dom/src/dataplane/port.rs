@@ -11,6 +11,7 @@ use xen_pv_rt::task::Signal;
 
 use super::VifParts;
 use super::shared::SharedFrame;
+use crate::flow;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::nic::MacAddress;
 use crate::switch::{BridgeId, PortId};
@@ -18,7 +19,7 @@ use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
 use crate::wire::Transport;
 
-/// Most frames that wait for a frontend to post buffers, per queue.
+/// Most frames that wait for a frontend to post buffers, per vif.
 pub(super) const BACKLOG_FRAMES: usize = 128;
 /// Least time between two wake-ups of the control plane by one vif's drops.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -90,6 +91,12 @@ pub(super) struct VifPort<H: Hypervisor> {
     pub(super) counters: VifCounters,
     /// Where its last packet to a single port went: the next one is expected to go there too.
     pub(super) last_dest: Option<PortId>,
+    /// The queue that is looked at first when packets are taken: each in turn.
+    pub(super) next_queue: usize,
+    /// Packets taken in a turn. The vifs of a guest share what a guest may have.
+    pub(super) quantum: usize,
+    /// So that nobody can aim flows at one queue.
+    seed: u64,
     /// Packets may be copied straight from its pages to another guest's. Off for good once that has failed:
     /// the receiver cannot know whose grant was bad.
     pub(super) direct: bool,
@@ -107,7 +114,7 @@ impl<H: Hypervisor> VifPort<H> {
     ///
     /// # Errors
     /// The producer index of a ring is impossible from the start; everything is unmapped and unbound.
-    pub(super) fn attach(parts: VifParts<H>) -> Result<Self, Cause> {
+    pub(super) fn attach(parts: VifParts<H>, seed: u64) -> Result<Self, Cause> {
         let mut queues = Vec::with_capacity(parts.queues.len());
         for queue in parts.queues {
             queues.push(Queue {
@@ -130,6 +137,9 @@ impl<H: Hypervisor> VifPort<H> {
             queues,
             counters: VifCounters::default(),
             last_dest: None,
+            next_queue: 0,
+            quantum: 1,
+            seed,
             direct: true,
             fault: None,
             signal: parts.signal,
@@ -208,9 +218,21 @@ impl<H: Hypervisor> VifPort<H> {
         }
     }
 
-    /// The queue for a frame. The same flow always gets the same one.
-    pub(super) fn queue_for(&self, _frame: &Frame) -> usize {
-        0
+    /// The queue for a frame of `len` bytes that starts with `frame`. The same flow always gets the same one.
+    pub(super) fn queue_for(&self, frame: &Frame, len: usize) -> usize {
+        let count = self.queues.len();
+        if count < 2 {
+            return 0;
+        }
+        let hash = flow::hash(frame.head().bytes(), len, self.seed);
+        usize::try_from(hash).ok().and_then(|hash| hash.checked_rem(count)).unwrap_or(0)
+    }
+
+    /// Frames and pages that wait for the frontend, in all queues.
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        self.queues.iter().fold((0, 0), |(frames, pages), queue| {
+            (frames.saturating_add(queue.backlog.len()), pages.saturating_add(queue.backlog_pages))
+        })
     }
 
     /// The rings, to be unmapped; the event channels are closed.

@@ -1,7 +1,7 @@
 //! Packets to frontends: queued until there are buffers for them, into jobs, and answered.
 //!
-//! What waits for a slow frontend is bounded three ways: frames per queue, 512 KiB per queue, and half of the
-//! pages that are not held by others. So a guest that takes nothing cannot starve the rest.
+//! What waits for a slow frontend is bounded three ways: frames per vif, 512 KiB per vif, and half of the pages
+//! that are not held by others. So a guest that takes nothing cannot starve the rest, however many queues it has.
 
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -16,7 +16,7 @@ use super::shared::SharedFrame;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::vif::Cause;
 
-/// Most pages that wait for one queue.
+/// Most pages that wait for one vif.
 const BACKLOG_PAGES: usize = 512 * 1024 / PAGE_SIZE;
 /// A queue that has taken nothing for this long is emptied.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,15 +27,17 @@ impl<H: Hypervisor> Plane<H> {
         let limit = BACKLOG_PAGES.min(self.memory.held_pages.saturating_sub(self.held) / 2);
         let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
         let Some(stored) = frame.get() else { return false };
-        let (len, pages, gso, number) = (stored.len(), stored.segment_count(), stored.gso, port.queue_for(stored));
+        let (len, pages, gso) = (stored.len(), stored.segment_count(), stored.gso);
         if port.fault.is_some() {
             return false;
         }
+        let number = port.queue_for(stored, len);
         let max_frame = port.max_frame();
+        let (waiting, waiting_pages) = port.waiting();
         let Some(queue) = port.queues.get_mut(number) else { return false };
         // A stalled frontend is back when it has posted buffers.
         queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < slots_for(len, gso));
-        let full = queue.backlog.len() >= BACKLOG_FRAMES || queue.backlog_pages.saturating_add(pages) > limit;
+        let full = waiting >= BACKLOG_FRAMES || waiting_pages.saturating_add(pages) > limit;
         let cause = match (len > max_frame, queue.stalled, full) {
             (true, ..) => Some(Cause::RxFit),
             (_, true, _) => Some(Cause::RxStall),
@@ -84,7 +86,7 @@ impl<H: Hypervisor> Plane<H> {
         let domid = port.frontend;
         // The queue is chosen as for a stored frame of the same flow.
         let Some(frame) = self.tx.get(from).and_then(|job| job.frame.as_ref()) else { return false };
-        let (number, gso) = (port.queue_for(frame), frame.gso);
+        let (number, gso) = (port.queue_for(frame, frame_len), frame.gso);
         let Some(queue) = port.queues.get_mut(number) else { return false };
         if port.fault.is_some() || !queue.backlog.is_empty() || self.rx.len() >= RX_JOBS {
             return false;

@@ -10,7 +10,7 @@ use super::{Memory, Plane};
 use crate::switch::PortId;
 use crate::vif::Cause;
 
-/// Most packets taken from one queue before the next has its turn.
+/// Most packets taken from the vifs of one guest before the next guest has its turn.
 const QUANTUM: usize = 16;
 /// No more are taken once this many bytes were.
 const QUANTUM_BYTES: usize = 128 * 1024;
@@ -27,6 +27,7 @@ impl<H: Hypervisor> Plane<H> {
     /// Takes packets off the transmit rings, round robin over the vifs, until the list is full.
     pub(super) fn collect_tx(&mut self, now: Instant) {
         let count = self.vifs.len();
+
         for _ in 0..count {
             // What is not taken waits in its ring, where it costs us nothing.
             if self.tx.len() >= TX_JOBS || self.memory.is_low() {
@@ -41,17 +42,19 @@ impl<H: Hypervisor> Plane<H> {
                 self.collect_from(vif, now);
             }
         }
+        // Everyone had a turn; who was first is not first again.
+        self.next_vif = self.next_vif.saturating_add(1).checked_rem(count).unwrap_or(0);
     }
 
     fn collect_from(&mut self, vif: usize, now: Instant) {
         let Self { vifs, tx, memory, .. } = self;
         let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
-        for queue in 0..port.queues.len() {
-            let mut bytes = 0_usize;
-            for _ in 0..QUANTUM.min(TX_JOBS.saturating_sub(tx.len())) {
-                if bytes >= QUANTUM_BYTES || memory.is_low() {
-                    break;
-                }
+        let end = TX_JOBS.min(tx.len().saturating_add(port.quantum));
+        let count = port.queues.len();
+        port.next_queue = port.next_queue.saturating_add(1).checked_rem(count).unwrap_or(0);
+        let mut bytes = 0_usize;
+        for queue in (port.next_queue..count).chain(0..port.next_queue) {
+            while tx.len() < end && bytes < QUANTUM_BYTES && !memory.is_low() {
                 let Some(rings) = port.queues.get_mut(queue) else { return };
                 let assembled = match take_packet::<H>(&mut rings.tx) {
                     Ok(Some(assembled)) => assembled,
@@ -64,6 +67,19 @@ impl<H: Hypervisor> Plane<H> {
                 let job = prepare(port, RingOf { vif: number, queue }, assembled, memory, now);
                 bytes = bytes.saturating_add(job.len());
                 tx.push(job);
+            }
+        }
+    }
+
+    /// Gives each guest the same share, however many vifs it has. Called when vifs come and go.
+    pub(super) fn share_out(&mut self) {
+        for at in 0..self.vifs.len() {
+            let Some(Some(frontend)) = self.vifs.get(at).map(|port| port.as_ref().map(|port| port.frontend)) else {
+                continue;
+            };
+            let vifs = self.vifs.iter().flatten().filter(|port| port.frontend == frontend).count();
+            if let Some(Some(port)) = self.vifs.get_mut(at) {
+                port.quantum = QUANTUM.checked_div(vifs).unwrap_or(QUANTUM).max(1);
             }
         }
     }

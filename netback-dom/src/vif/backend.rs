@@ -4,31 +4,46 @@
 //! Following toolstack and frontend through the states is [`xen_pv_rt::xenbus::backend`]'s business.
 
 use alloc::rc::Rc;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use xen_pv_rt::hyp::{Access, Hypervisor};
+use xen_pv_rt::hyp::{Access, EvtchnError, Hypervisor};
 use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::{Action, Backend, Fault, Keys, Reporter};
 use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
 
-use super::keys::{BackendKeys, Channels, FEATURES, FrontendKeys, QueueKeys};
+use super::keys::{self, BackendKeys, Channels, FrontendKeys, QueueKeys};
+use super::ports::Ports;
 use crate::dataplane::{Plane, QueueParts, VifParts};
 use crate::switch::{BridgeId, PortId};
 
 /// The toolstack named a bridge that does not exist.
 const BRIDGE: Fault = Fault::new("BRIDGE", "no such bridge");
 
+/// Every event channel port of the domain is in use, or kept for others.
+const NO_PORTS: Fault = Fault::new("QUOTA", "the domain has no event channel ports left, see queues=");
+
 /// The vifs of the domain.
 pub(crate) struct Vifs<H: Hypervisor> {
-    pub(crate) hyp: H,
-    pub(crate) plane: Rc<RefCell<Plane<H>>>,
+    hyp: H,
+    plane: Rc<RefCell<Plane<H>>>,
     /// Names of bridges. If empty, every name means the default bridge.
-    pub(crate) bridges: Vec<(String, BridgeId)>,
+    bridges: Vec<(String, BridgeId)>,
+    ports: RefCell<Ports>,
 }
 
 impl<H: Hypervisor> Vifs<H> {
+    /// No vifs yet; later on with at most `max_queues` queues each.
+    pub(crate) fn new(
+        hyp: H,
+        plane: Rc<RefCell<Plane<H>>>,
+        bridges: Vec<(String, BridgeId)>,
+        max_queues: usize,
+    ) -> Self {
+        Self { hyp, plane, bridges, ports: RefCell::new(Ports::new(max_queues)) }
+    }
+
     fn bridge(&self, name: Option<&str>) -> Result<BridgeId, Fault> {
         match name {
             Some(name) if !self.bridges.is_empty() => {
@@ -43,7 +58,12 @@ impl<H: Hypervisor> Vifs<H> {
         let grefs: Vec<_> = keys.iter().flat_map(|queue| [queue.tx_ring, queue.rx_ring]).collect();
         let pages: Result<Vec<_>, _> = self.hyp.map(path.frontend, &grefs, Access::ReadWrite).into_iter().collect();
         let mut pages = pages.map_err(|_| Fault::RING_REF)?.into_iter();
-        let bind = |port| self.hyp.bind_interdomain(path.frontend, port).map_err(|_| Fault::EVTCHN);
+        let bind = |port| {
+            self.hyp.bind_interdomain(path.frontend, port).map_err(|error| match error {
+                EvtchnError::Exhausted => NO_PORTS,
+                _ => Fault::EVTCHN,
+            })
+        };
         let mut queues = Vec::with_capacity(keys.len());
         for queue in keys {
             let (Some(tx), Some(rx)) = (pages.next(), pages.next()) else { return Err(Fault::RING_REF) };
@@ -69,14 +89,19 @@ impl<H: Hypervisor> Backend for Vifs<H> {
     async fn offer(&self, path: &BackendPath) -> Result<Keys, Fault> {
         let keys = BackendKeys::read(&self.hyp, path).await?;
         self.bridge(keys.bridge.as_deref())?;
-        Ok(FEATURES.iter().map(|(key, value)| (*key, (*value).to_string())).collect())
+        let queues = self.ports.borrow_mut().offer(path).ok_or(NO_PORTS)?;
+        Ok(keys::offer(queues))
     }
 
     async fn connect(&self, path: &BackendPath, frontend: &FrontendPath, poke: &Signal) -> Result<PortId, Fault> {
         // The toolstack's keys may have changed since they were looked at.
         let backend = BackendKeys::read(&self.hyp, path).await?;
         let bridge = self.bridge(backend.bridge.as_deref())?;
-        let keys = FrontendKeys::read(&self.hyp, frontend).await?;
+        let max_queues = self.ports.borrow().offered(path);
+        let keys = FrontendKeys::read(&self.hyp, frontend, max_queues).await?;
+        if !self.ports.borrow_mut().take(path, keys.ports()) {
+            return Err(NO_PORTS);
+        }
         let queues = self.queues(path, &keys.queues)?;
         let parts = VifParts {
             frontend: path.frontend,
@@ -110,5 +135,7 @@ impl<H: Hypervisor> Backend for Vifs<H> {
         self.hyp.unmap(pages);
     }
 
-    fn forget(&self, _: &BackendPath) {}
+    fn forget(&self, path: &BackendPath) {
+        self.ports.borrow_mut().release(path);
+    }
 }

@@ -5,18 +5,19 @@
 //!
 //! Xen: `public/io/netif.h`; the table for humans is `docs/xenstore-keys.md`.
 
-use alloc::string::String;
+use alloc::format;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use embassy_futures::join::{join, join_array, join3};
+use embassy_futures::join::{join, join_array};
 use xen_pv_rt::hyp::{GrantRef, RemotePort, Xenstore, XsError};
-use xen_pv_rt::xenbus::backend::Fault;
+use xen_pv_rt::xenbus::backend::{Fault, Keys};
 use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, read_text};
 
 use crate::nic::MacAddress;
 
-/// What we offer, in the order of `netif.h`. Everything else is off.
-pub(super) const FEATURES: [(&str, &str); 7] = [
+/// What we offer to everybody, in the order of `netif.h`. Everything else is off.
+const FEATURES: [(&str, &str); 7] = [
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
     ("feature-sg", "1"),
@@ -25,6 +26,13 @@ pub(super) const FEATURES: [(&str, &str); 7] = [
     ("feature-ipv6-csum-offload", "1"),
     ("feature-split-event-channels", "1"),
 ];
+
+/// What we offer to a frontend that may have `queues` queues.
+pub(super) fn offer(queues: usize) -> Keys {
+    let mut keys: Keys = FEATURES.iter().map(|(key, value)| (*key, (*value).to_string())).collect();
+    keys.push(("multi-queue-max-queues", queues.to_string()));
+    keys
+}
 
 /// The frontend wants its pages flipped, which nobody does any more.
 const RX_COPY: Fault = Fault::new("RX_COPY", "request-rx-copy is required");
@@ -108,12 +116,12 @@ pub(super) struct FrontendKeys {
 }
 
 impl FrontendKeys {
-    /// Reads the keys of a frontend that says it is ready.
+    /// Reads the keys of a frontend that says it is ready and may have `max_queues` queues.
     ///
     /// # Errors
     /// The key that is missing, malformed or not what we can serve, as a fault.
-    pub(super) async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Fault> {
-        let (flags, queue_count, queue) = join3(
+    pub(super) async fn read(xs: &impl Xenstore, frontend: &FrontendPath, max_queues: usize) -> Result<Self, Fault> {
+        let (flags, queue_count) = join(
             join_array([
                 feature(xs, frontend, "request-rx-copy"),
                 feature(xs, frontend, "feature-sg"),
@@ -123,34 +131,68 @@ impl FrontendKeys {
                 feature(xs, frontend, "feature-gso-tcpv4"),
                 feature(xs, frontend, "feature-gso-tcpv6"),
             ]),
-            async { read_number_or::<u32>(xs, &frontend.key("multi-queue-num-queues"), 1).await },
-            QueueKeys::read(xs, frontend),
+            async { read_number_or::<usize>(xs, &frontend.key("multi-queue-num-queues"), 1).await },
         )
         .await;
         let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6] = flags;
-        if queue_count != Ok(1) {
-            return Err(Fault::QUEUES);
-        }
+        let queue_count = queue_count.ok().filter(|count| (1..=max_queues).contains(count)).ok_or(Fault::QUEUES)?;
         if !rx_copy {
             return Err(RX_COPY);
         }
         // A packet that was not cut needs several slots and has a blank checksum.
         let (gso_ipv4, gso_ipv6) = (gso_ipv4 && sg && !no_csum_ipv4, gso_ipv6 && sg && csum_ipv6);
         let features = Features { sg, rx_notify, csum_ipv4: !no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6 };
-        Ok(Self { features, queues: alloc::vec![queue?] })
+        Ok(Self { features, queues: read_queues(xs, frontend, queue_count).await? })
+    }
+
+    /// Event channels of the queues.
+    pub(super) fn ports(&self) -> usize {
+        self.queues.iter().fold(0, |sum, queue| sum.saturating_add(queue.channels.ports().len()))
+    }
+}
+
+async fn read_queues(xs: &impl Xenstore, frontend: &FrontendPath, count: usize) -> Result<Vec<QueueKeys>, Fault> {
+    if count == 1 {
+        // With one queue the keys are in the directory itself.
+        return Ok(alloc::vec![QueueKeys::read(xs, frontend, "").await?]);
+    }
+    let mut queues = Vec::with_capacity(count);
+    for number in 0..count {
+        let queue = QueueKeys::read(xs, frontend, &format!("queue-{number}/")).await;
+        queues.push(queue.map_err(|fault| Fault::with(Fault::QUEUES.code, format!("queue {number}: {}", fault.text)))?);
+    }
+    check_distinct(&queues)?;
+    Ok(queues)
+}
+
+/// No page and no event channel may serve twice.
+fn check_distinct(queues: &[QueueKeys]) -> Result<(), Fault> {
+    let rings = queues.iter().flat_map(|queue| [queue.tx_ring.into_raw(), queue.rx_ring.into_raw()]);
+    let ports = queues.iter().flat_map(|queue| queue.channels.ports()).map(RemotePort::into_raw);
+    if are_distinct(rings.collect()) && are_distinct(ports.collect()) { Ok(()) } else { Err(Fault::QUEUES) }
+}
+
+fn are_distinct(mut numbers: Vec<u32>) -> bool {
+    numbers.sort_unstable();
+    numbers.is_sorted_by(|a, b| a < b)
+}
+
+impl Channels {
+    /// The ports: one, or that of the transmit ring and that of the receive ring.
+    fn ports(self) -> heapless::Vec<RemotePort, 2> {
+        match self {
+            Self::Single(both) => heapless::Vec::from_iter([both]),
+            Self::Split { tx, rx } => heapless::Vec::from_iter([tx, rx]),
+        }
     }
 }
 
 impl QueueKeys {
-    async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Fault> {
-        let [tx_ring, rx_ring, single, split_tx, split_rx] = join_array([
-            number(xs, frontend, "tx-ring-ref"),
-            number(xs, frontend, "rx-ring-ref"),
-            number(xs, frontend, "event-channel"),
-            number(xs, frontend, "event-channel-tx"),
-            number(xs, frontend, "event-channel-rx"),
-        ])
-        .await;
+    async fn read(xs: &impl Xenstore, frontend: &FrontendPath, prefix: &str) -> Result<Self, Fault> {
+        let key = |name: &str| frontend.key(&format!("{prefix}{name}"));
+        let keys = ["tx-ring-ref", "rx-ring-ref", "event-channel", "event-channel-tx", "event-channel-rx"].map(key);
+        let [tx_ring, rx_ring, single, split_tx, split_rx] =
+            join_array(keys.each_ref().map(|path| read_number::<u32>(xs, path))).await;
         let (tx_ring, rx_ring) = (tx_ring.map_err(|_| Fault::READ)?, rx_ring.map_err(|_| Fault::READ)?);
         if tx_ring == rx_ring {
             return Err(Fault::RING_REF);

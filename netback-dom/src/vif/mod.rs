@@ -9,6 +9,7 @@ mod backend;
 mod cause;
 pub mod counters;
 mod keys;
+mod ports;
 
 pub(crate) use backend::Vifs;
 pub use cause::Cause;

@@ -240,7 +240,7 @@ fn rings_that_cannot_be_mapped_are_refused_xb_12() {
 #[test]
 fn each_step_of_connecting_may_fail_xb_12() {
     for step in 0..4 {
-        refuses(if step < 2 { "RING_REF" } else { "EVTCHN" }, |xen, _| {
+        refuses(if step < 2 { "RING_REF" } else { "QUOTA" }, |xen, _| {
             let calls = std::cell::Cell::new(0);
             let fail = move |wanted: i32| {
                 let call = calls.replace(calls.get() + 1);

@@ -18,6 +18,7 @@ mod hostile_offload;
 mod hostile_rx;
 mod hostile_tx;
 mod hostile_xenbus;
+mod multi_queue;
 mod offload;
 mod packets;
 mod random;

@@ -22,6 +22,8 @@ pub struct GuestConfig {
     pub memory_mib: u32,
     /// The vifs, as `xl` writes them: `mac=...,backend=...`.
     pub vifs: Vec<String>,
+    /// Virtual CPUs.
+    pub vcpus: u8,
     /// More of the kernel's command line.
     pub options: String,
 }
@@ -34,6 +36,7 @@ impl GuestConfig {
             name: format!("g{number}"),
             memory_mib: 128,
             vifs: vec![format!("mac={},backend={backend}", mac(number, 0))],
+            vcpus: 1,
             options: String::new(),
         }
     }
@@ -73,11 +76,11 @@ impl Guest {
     /// # Errors
     /// `xl create` failed.
     pub fn start(dom0: &Dom0, config: &GuestConfig, xl_options: &str) -> Result<Self> {
-        let GuestConfig { name, memory_mib, vifs, options } = config;
+        let GuestConfig { name, memory_mib, vifs, vcpus, options } = config;
         let vifs: Vec<_> = vifs.iter().map(|vif| format!("\"{vif}\"")).collect();
         let script = format!(
             "boots=$(grep -c ^@ready {log} 2>/dev/null)\n\
-             xl create {xl_options} /root/xl/guest.cfg 'name=\"{name}\"' 'memory={memory_mib}' 'vif=[{vifs}]' \
+             xl create {xl_options} /root/xl/guest.cfg 'name=\"{name}\"' 'memory={memory_mib}' 'vcpus={vcpus}' 'vif=[{vifs}]' \
              'extra=\"quiet console=hvc0 hostname={name} {options}\"' >&2 || exit 1\n\
              echo \"@created $(({boots} + 1))\"",
             log = console_log(name),

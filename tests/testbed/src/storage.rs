@@ -153,7 +153,7 @@ impl Storage {
 }
 
 fn guest_config(name: &str) -> GuestConfig {
-    GuestConfig { name: name.into(), memory_mib: 160, vifs: Vec::new(), options: String::new() }
+    GuestConfig { name: name.into(), memory_mib: 160, vifs: Vec::new(), vcpus: 1, options: String::new() }
 }
 
 fn file_system(storage: &mut Storage) -> Result<()> {

@@ -33,8 +33,10 @@ pub struct NetfrontOptions {
     pub start_index: u32,
     /// Keys beside those of the rings.
     pub features: Vec<(&'static str, &'static str)>,
-    /// Receive buffers kept posted; 0 posts none.
+    /// Receive buffers kept posted in each queue; 0 posts none.
     pub rx_buffers: u32,
+    /// Queues, whatever the backend offers.
+    pub queues: usize,
 }
 
 impl Default for NetfrontOptions {
@@ -52,6 +54,7 @@ impl Default for NetfrontOptions {
                 ("feature-ipv6-csum-offload", "1"),
             ],
             rx_buffers: 64,
+            queues: 1,
         }
     }
 }
@@ -67,14 +70,16 @@ pub struct Netfront {
     pub deaf: bool,
     /// Set for a frontend whose requests are lies: what it gets in return means nothing, and is not judged.
     pub liar: bool,
-    link: Option<Link>,
+    /// The queue that methods about a ring are about; what is received is taken from all.
+    pub queue: usize,
+    links: Vec<Link>,
     /// Complete packets that were received.
     received: VecDeque<RxPacket>,
     /// Responses on the TX ring.
     answers: VecDeque<TxAnswer>,
 }
 
-/// A connection's rings.
+/// The rings of one queue.
 struct Link {
     tx: FrontRing<3>,
     rx: FrontRing<2>,
@@ -102,7 +107,8 @@ impl Netfront {
             frozen: false,
             deaf: false,
             liar: false,
-            link: None,
+            queue: 0,
+            links: Vec::new(),
             received,
             answers,
         }
@@ -115,7 +121,7 @@ impl Netfront {
 
     /// Whether it has rings.
     pub fn is_connected(&self) -> bool {
-        self.link.is_some()
+        !self.links.is_empty()
     }
 
     /// The frontend's state as published.
@@ -164,13 +170,16 @@ impl Netfront {
             self.collect_answers();
             self.collect_packets();
         }
-        if self.link.is_some() {
+        let selected = self.queue;
+        for queue in 0..self.links.len() {
+            self.queue = queue;
             self.post_up_to(self.options.rx_buffers);
         }
+        self.queue = selected;
     }
 
     fn forget_responses(&mut self) {
-        if let Some(link) = &mut self.link {
+        for link in &mut self.links {
             link.tx.forget();
             link.rx.forget();
             link.posted.clear();
@@ -186,11 +195,16 @@ impl Netfront {
 
     /// Creates rings and event channels, without a word to the backend.
     pub fn share_rings(&mut self) {
+        self.links = (0..self.options.queues).map(|_| self.new_link()).collect();
+        self.queue = 0;
+    }
+
+    fn new_link(&self) -> Link {
         let (tx, rx) = (FrontRing::new(self.options.start_index), FrontRing::new(self.options.start_index));
         let rings = [&tx.page, &rx.page].map(|page| self.xen.grant_for(self.device, page, Access::ReadWrite));
         let tx_port = self.xen.offer_port(self.device);
         let rx_port = self.options.split.then(|| self.xen.offer_port(self.device));
-        self.link = Some(Link {
+        Link {
             tx,
             rx,
             rings,
@@ -201,20 +215,28 @@ impl Netfront {
             extras: 0,
             posted: VecDeque::new(),
             partial: None,
-        });
+        }
     }
 
-    /// Writes the keys that say where the rings are.
+    /// Writes the keys that say where the rings are, for several queues in directories of their own.
     pub fn publish(&self) {
-        let link = self.link();
-        self.write("tx-ring-ref", &link.rings[0].to_string());
-        self.write("rx-ring-ref", &link.rings[1].to_string());
-        match link.rx_port {
-            Some(rx_port) => {
-                self.write("event-channel-tx", &link.tx_port.to_string());
-                self.write("event-channel-rx", &rx_port.to_string());
+        for (number, link) in self.links.iter().enumerate() {
+            let prefix = if self.links.len() == 1 { String::new() } else { format!("queue-{number}/") };
+            let write = |key: &str, value: &dyn std::fmt::Display| {
+                self.write(&format!("{prefix}{key}"), &value.to_string());
+            };
+            write("tx-ring-ref", &link.rings[0]);
+            write("rx-ring-ref", &link.rings[1]);
+            match link.rx_port {
+                Some(rx_port) => {
+                    write("event-channel-tx", &link.tx_port);
+                    write("event-channel-rx", &rx_port);
+                }
+                None => write("event-channel", &link.tx_port),
             }
-            None => self.write("event-channel", &link.tx_port.to_string()),
+        }
+        if self.links.len() != 1 {
+            self.write("multi-queue-num-queues", &self.links.len().to_string());
         }
         for (key, value) in &self.options.features {
             self.write(key, value);
@@ -228,7 +250,7 @@ impl Netfront {
 
     /// Starts over after a close.
     pub fn reopen(&mut self) {
-        assert!(self.link.is_none(), "the frontend still has rings");
+        assert!(self.links.is_empty(), "the frontend still has rings");
         self.set_state(1);
     }
 
@@ -242,7 +264,13 @@ impl Netfront {
 
     /// Takes every page and port back.
     pub fn reclaim(&mut self) {
-        let Some(link) = self.link.take() else { return };
+        for link in std::mem::take(&mut self.links) {
+            self.reclaim_link(link);
+        }
+        self.queue = 0;
+    }
+
+    fn reclaim_link(&self, link: Link) {
         for gref in link.rings {
             assert!(
                 !self.xen.revoke(self.device.frontend, gref),
@@ -260,10 +288,10 @@ impl Netfront {
     }
 
     fn link(&self) -> &Link {
-        self.link.as_ref().expect("the frontend has no rings")
+        self.links.get(self.queue).expect("the frontend has no rings")
     }
     fn link_mut(&mut self) -> &mut Link {
-        self.link.as_mut().expect("the frontend has no rings")
+        self.links.get_mut(self.queue).expect("the frontend has no rings")
     }
 
     /// The page of the TX ring.
@@ -295,10 +323,9 @@ impl Netfront {
     pub fn notify_rx(&self) {
         self.xen.notify_from(self.device.frontend, self.rx_port());
     }
-    /// Notifications received so far, both rings.
+    /// Notifications received so far, all rings.
     pub fn notifications(&self) -> u64 {
-        let link = self.link();
-        let ports = [Some(link.tx_port), link.rx_port].into_iter().flatten();
+        let ports = self.links.iter().flat_map(|link| [Some(link.tx_port), link.rx_port]).flatten();
         ports.map(|port| self.xen.received_by(self.device.frontend, port)).sum()
     }
 }

@@ -21,6 +21,8 @@ pub struct RxPacket {
     pub extras: Vec<[u32; 2]>,
     /// Data slots.
     pub slots: usize,
+    /// The queue it came in.
+    pub queue: usize,
     /// Status of a slot that was not filled.
     pub error: Option<i16>,
     more_extras: bool,
@@ -111,20 +113,22 @@ impl Netfront {
     }
 
     pub(super) fn collect_packets(&mut self) {
-        let Some(link) = &mut self.link else { return };
         let mut done = Vec::new();
-        while let Some(words) = link.rx.take() {
-            let (id, gref, page) = link.posted.pop_front().expect("a response to a buffer that was not posted");
-            done.push(gref);
-            let mut packet = link.partial.take().unwrap_or_default();
-            let complete = packet.add(words, id, &page);
-            if complete {
-                self.received.push_back(packet);
-            } else {
-                link.partial = Some(packet);
+        for (queue, link) in self.links.iter_mut().enumerate() {
+            while let Some(words) = link.rx.take() {
+                let (id, gref, page) = link.posted.pop_front().expect("a response to a buffer that was not posted");
+                done.push(gref);
+                let mut packet = link.partial.take().unwrap_or_default();
+                packet.queue = queue;
+                let complete = packet.add(words, id, &page);
+                if complete {
+                    self.received.push_back(packet);
+                } else {
+                    link.partial = Some(packet);
+                }
             }
+            link.rx.want_response_event();
         }
-        link.rx.want_response_event();
         for gref in done {
             let held = self.xen.revoke(self.device.frontend, gref);
             assert!(!held, "the backend answers with a buffer that it still holds");

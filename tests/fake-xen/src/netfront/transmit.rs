@@ -106,9 +106,10 @@ impl Netfront {
         self.link().tx.free()
     }
 
-    /// Requests that have no response.
+    /// Requests that have no response, in all queues.
     pub fn tx_unanswered(&self) -> usize {
-        self.link().sent.len() + self.link().extras as usize
+        assert!(self.is_connected(), "the frontend has no rings");
+        self.links.iter().map(|link| link.sent.len() + link.extras as usize).sum()
     }
 
     /// The private producer index of the TX ring.
@@ -154,22 +155,23 @@ impl Netfront {
     }
 
     pub(super) fn collect_answers(&mut self) {
-        let Some(link) = &mut self.link else { return };
         let mut done = Vec::new();
-        while let Some([word, ..]) = link.tx.take() {
-            let [i0, i1, s0, s1] = word.to_le_bytes();
-            let (id, status) = (u16::from_le_bytes([i0, i1]), i16::from_le_bytes([s0, s1]));
-            if status == RSP_NULL {
-                assert!(link.extras > 0, "a response to an extra segment that was not sent");
-                link.extras -= 1;
-                continue;
+        for link in &mut self.links {
+            while let Some([word, ..]) = link.tx.take() {
+                let [i0, i1, s0, s1] = word.to_le_bytes();
+                let (id, status) = (u16::from_le_bytes([i0, i1]), i16::from_le_bytes([s0, s1]));
+                if status == RSP_NULL {
+                    assert!(link.extras > 0, "a response to an extra segment that was not sent");
+                    link.extras -= 1;
+                    continue;
+                }
+                assert!(matches!(status, -2..=0), "response with status {status}");
+                let gref = link.sent.remove(&id);
+                done.push(gref.unwrap_or_else(|| panic!("a response to request {id}, which is not under way")));
+                self.answers.push_back(TxAnswer { id, status });
             }
-            assert!(matches!(status, -2..=0), "response with status {status}");
-            let gref = link.sent.remove(&id);
-            done.push(gref.unwrap_or_else(|| panic!("a response to request {id}, which is not under way")));
-            self.answers.push_back(TxAnswer { id, status });
+            link.tx.want_response_event();
         }
-        link.tx.want_response_event();
         for gref in done {
             let held = self.xen.revoke(self.device.frontend, gref);
             assert!(!held, "the backend answers a request whose page it still holds");

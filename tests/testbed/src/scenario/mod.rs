@@ -4,6 +4,7 @@
 //! clean for the next.
 
 pub mod checks;
+mod features;
 mod guests;
 mod hotplug;
 mod isolation;
@@ -49,6 +50,7 @@ pub const ALL: &[Scenario] = &[
     shared("pings_of_every_size_are_answered", traffic::pings_of_every_size_are_answered),
     shared("bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire", traffic::bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire),
     shared("guest_to_guest_traffic_stays_off_the_wire", traffic::guest_to_guest_traffic_stays_off_the_wire),
+    shared("flows_of_a_guest_use_all_its_queues", features::flows_of_a_guest_use_all_its_queues),
     shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
     shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),
     shared("guest_destroyed_under_traffic_leaves_nothing", lifecycle::guest_destroyed_under_traffic_leaves_nothing),
