@@ -21,7 +21,8 @@ use sha2::{Digest, Sha256};
 use smoltcp::iface::{Config, Interface, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp;
-use smoltcp::wire::{EthernetAddress, IpCidr, Ipv4Address};
+use smoltcp::wire::{EthernetAddress, IpCidr, IpEndpoint, Ipv4Address, Ipv6Address};
+use testbed::wire::services::DIGEST_PORT;
 use testbed::wire::{Wire, WireConfig, pattern};
 
 const MAC: EthernetAddress = EthernetAddress([0x00, 0x16, 0x3E, 0, 0, 1]);
@@ -110,17 +111,21 @@ fn start(name: &str) -> Wire {
 
 /// Sends a request over TCP and reads until the wire closes.
 fn talk(client: &mut Client, wire: &Wire, port: u16, request: &[u8]) -> Vec<u8> {
+    talk_to(client, wire.endpoint(port), request)
+}
+
+fn talk_to(client: &mut Client, remote: IpEndpoint, request: &[u8]) -> Vec<u8> {
     // A port of its own for each conversation: the wire may still hold the one before.
     static LOCAL_PORT: AtomicU16 = AtomicU16::new(40_000);
     let local_port = LOCAL_PORT.fetch_add(1, Ordering::Relaxed);
     let mut interface = Interface::new(Config::new(MAC.into()), client, smoltcp::time::Instant::now());
     interface.update_ip_addrs(|addresses| {
         addresses.push(IpCidr::new(Ipv4Address::new(10, 0, 7, 50).into(), 24)).unwrap();
+        addresses.push(IpCidr::new(Ipv6Address::new(0xfd00, 7, 0, 0, 0, 0, 0, 0x50).into(), 64)).unwrap();
     });
     let buffer = || tcp::SocketBuffer::new(vec![0; 1 << 17]);
     let mut sockets = SocketSet::new(Vec::new());
     let handle = sockets.add(tcp::Socket::new(buffer(), buffer()));
-    let remote = wire.endpoint(port);
     sockets.get_mut::<tcp::Socket<'_>>(handle).connect(interface.context(), remote, local_port).unwrap();
     let (mut sent, mut answer, started) = (0, Vec::new(), Instant::now());
     while started.elapsed() < LIMIT {
@@ -128,11 +133,14 @@ fn talk(client: &mut Client, wire: &Wire, port: u16, request: &[u8]) -> Vec<u8> 
         let socket = sockets.get_mut::<tcp::Socket<'_>>(handle);
         if socket.can_send() && sent < request.len() {
             sent += socket.send_slice(&request[sent..]).unwrap();
+            if sent == request.len() && remote.port == DIGEST_PORT {
+                socket.close();
+            }
         }
         if socket.can_recv() {
             socket.recv(|bytes| (bytes.len(), answer.extend_from_slice(bytes))).unwrap();
         }
-        let whole = port == 7 && answer.len() == request.len();
+        let whole = remote.port == 7 && answer.len() == request.len();
         if whole
             || (!socket.may_recv()
                 && sent == request.len()
@@ -167,6 +175,33 @@ fn an_unknown_page_is_404_and_the_next_request_is_served() {
     assert!(answer.starts_with(b"HTTP/1.0 404"), "{}", String::from_utf8_lossy(&answer));
     let echo = talk(&mut client, &wire, 7, b"over and over");
     assert_eq!(echo, b"over and over");
+}
+
+#[test]
+fn what_is_sent_to_the_digest_service_is_answered_with_its_hash() {
+    let wire = start("digest");
+    let mut client = Client::connect(&wire);
+    let mut sent = vec![0; 200_001];
+    pattern::fill(0, &mut sent);
+    for _ in 0..2 {
+        let answer = talk(&mut client, &wire, DIGEST_PORT, &sent);
+        assert_eq!(String::from_utf8_lossy(&answer), pattern::sha256(200_001));
+    }
+    sent[100_000] ^= 1;
+    let answer = talk(&mut client, &wire, DIGEST_PORT, &sent);
+    assert_ne!(String::from_utf8_lossy(&answer), pattern::sha256(200_001));
+}
+
+#[test]
+fn the_same_services_answer_over_ipv6() {
+    let wire = start("ipv6");
+    let mut client = Client::connect(&wire);
+    let mut sent = vec![0; 100_001];
+    pattern::fill(0, &mut sent);
+    let remote = IpEndpoint::new(wire.config.address_v6().into(), DIGEST_PORT);
+    let answer = talk_to(&mut client, remote, &sent);
+    assert_eq!(String::from_utf8_lossy(&answer), pattern::sha256(100_001));
+    assert_eq!(wire.counters().faults(), 0);
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod dhcp;
 pub mod link;
 pub mod pattern;
 pub mod services;
+mod streams;
 pub mod verify;
 
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -61,6 +62,13 @@ impl WireConfig {
             address: Ipv4Address::new(10, 0, index, 1),
             mtu: 1500,
         }
+    }
+
+    /// Its IPv6 address: fd00:N::1 if the IPv4 address is 10.0.N.1; guests may take others of the same /64.
+    #[must_use]
+    pub fn address_v6(&self) -> Ipv6Address {
+        let network = self.address.octets().get(2).copied().unwrap_or_default();
+        Ipv6Address::new(0xfd00, u16::from(network), 0, 0, 0, 0, 0, 1)
     }
 }
 
@@ -214,8 +222,7 @@ impl Host {
         let mut config = Config::new(self.config.mac.into());
         config.random_seed = 1;
         let mut interface = Interface::new(config, link, self.now());
-        let last = self.config.address.octets().get(2).copied().unwrap_or_default();
-        let local = Ipv6Address::new(0xfd00, u16::from(last), 0, 0, 0, 0, 0, 1);
+        let local = self.config.address_v6();
         interface.update_ip_addrs(|addresses| {
             // Two addresses are what the stack is built for.
             let _ = addresses.push(IpCidr::new(self.config.address.into(), 24));

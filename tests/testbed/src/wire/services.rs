@@ -1,12 +1,14 @@
-//! The services behind the wire's address: echo, sink and source over TCP and UDP, and a file over HTTP.
+//! The services behind the wire's addresses, IPv4 and IPv6: echo, sink, source and digest, and a file over HTTP.
 //!
 //! | port | TCP | UDP |
 //! |---|---|---|
 //! | 7 | echoes | echoes |
 //! | 9 | takes everything (sink) | takes everything, counted |
+//! | 10 | takes everything until the client is done, then says its SHA-256 in hexadecimal | |
 //! | 19 | gives bytes until closed (source) | |
 //! | 80 | HTTP: `GET /file` (64 MiB), `GET /bytes/N` (the first N bytes of it) | |
 
+use sha2::Sha256;
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::time::Duration;
@@ -14,11 +16,14 @@ use smoltcp::wire::IpEndpoint;
 
 use super::counters::Counters;
 use super::pattern;
+use super::streams::{digest, echo, sink, source};
 
 /// Port of the echo services.
 pub const ECHO_PORT: u16 = 7;
 /// Port of the sinks.
 pub const SINK_PORT: u16 = 9;
+/// Port of the TCP service that says what it got.
+pub const DIGEST_PORT: u16 = 10;
 /// Port of the TCP source.
 pub const SOURCE_PORT: u16 = 19;
 /// Port of the HTTP service.
@@ -26,8 +31,8 @@ pub const HTTP_PORT: u16 = 80;
 /// Port from which bursts of datagrams are sent.
 const BURST_PORT: u16 = 4000;
 
-/// Connections per TCP service at one time.
-const CONNECTIONS: usize = 20;
+/// Connections per TCP service at one time: one for each vif of the largest scenario, and some that end slowly.
+const CONNECTIONS: usize = 40;
 const TCP_BUFFER_BYTES: usize = 256 << 10;
 const UDP_BUFFER_DATAGRAMS: usize = 512;
 const UDP_BUFFER_BYTES: usize = 1 << 20;
@@ -63,6 +68,8 @@ struct Connection {
     handle: SocketHandle,
     port: u16,
     request: Vec<u8>,
+    /// Of what the digest service has taken.
+    hash: Sha256,
     /// What is left to send: HTTP only, set once the request is complete.
     sending: Option<Sending>,
 }
@@ -87,7 +94,7 @@ impl Services {
     pub fn new() -> Self {
         let mut sockets = SocketSet::new(Vec::new());
         let mut connections = Vec::new();
-        for port in [ECHO_PORT, SINK_PORT, SOURCE_PORT, HTTP_PORT] {
+        for port in [ECHO_PORT, SINK_PORT, DIGEST_PORT, SOURCE_PORT, HTTP_PORT] {
             for _ in 0..CONNECTIONS {
                 let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER_BYTES]);
                 let mut socket = tcp::Socket::new(buffer(), buffer());
@@ -97,7 +104,7 @@ impl Services {
                 socket.set_keep_alive(Some(Duration::from_secs(5)));
                 socket.set_timeout(Some(Duration::from_secs(30)));
                 let handle = sockets.add(socket);
-                connections.push(Connection { handle, port, request: Vec::new(), sending: None });
+                connections.push(Connection::new(handle, port));
             }
         }
         let mut udp = |port| {
@@ -181,18 +188,22 @@ impl Default for Services {
 }
 
 impl Connection {
+    fn new(handle: SocketHandle, port: u16) -> Self {
+        Self { handle, port, request: Vec::new(), hash: Sha256::default(), sending: None }
+    }
+
     fn serve(&mut self, socket: &mut tcp::Socket<'_>, scratch: &mut [u8], counters: &Counters) {
         if !socket.is_open() || socket.state() == tcp::State::TimeWait {
             // Ready for the next client at once: a wire need not wait for stray segments.
             socket.abort();
-            self.request.clear();
-            self.sending = None;
+            *self = Self::new(self.handle, self.port);
             let _ = socket.listen(self.port);
             return;
         }
         match self.port {
             ECHO_PORT => echo(socket, scratch),
             SINK_PORT => sink(socket, counters),
+            DIGEST_PORT => digest(socket, &mut self.hash),
             SOURCE_PORT => source(socket, counters),
             _ => self.http(socket, counters),
         }
@@ -257,34 +268,5 @@ impl Sending {
         pattern::fill(self.offset, to.get_mut(..length).unwrap_or_default());
         self.offset = self.offset.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         length
-    }
-}
-
-fn echo(socket: &mut tcp::Socket<'_>, scratch: &mut [u8]) {
-    while socket.can_recv() && socket.can_send() {
-        let room = socket.send_capacity().saturating_sub(socket.send_queue()).min(scratch.len());
-        let Ok(length) = socket.recv_slice(scratch.get_mut(..room).unwrap_or_default()) else { return };
-        if length == 0 || socket.send_slice(scratch.get(..length).unwrap_or_default()).is_err() {
-            return;
-        }
-    }
-}
-
-fn sink(socket: &mut tcp::Socket<'_>, counters: &Counters) {
-    while let Ok(length) = socket.recv(|bytes| (bytes.len(), bytes.len())) {
-        if length == 0 {
-            return;
-        }
-        Counters::add(&counters.tcp_sink_bytes, length);
-    }
-}
-
-fn source(socket: &mut tcp::Socket<'_>, counters: &Counters) {
-    while socket.can_send() {
-        let Ok(length) = socket.send(|to| (to.len(), to.len())) else { return };
-        if length == 0 {
-            return;
-        }
-        Counters::add(&counters.tcp_source_bytes, length);
     }
 }

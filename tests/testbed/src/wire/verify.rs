@@ -108,7 +108,10 @@ fn inspect_transport(protocol: IpProtocol, payload: &[u8], from: IpAddress, to: 
 mod tests {
     use super::*;
     use smoltcp::phy::ChecksumCapabilities;
-    use smoltcp::wire::{EthernetRepr, Ipv4Address, Ipv4Repr, UdpRepr};
+    use smoltcp::wire::{
+        EthernetRepr, Icmpv6Repr, Ipv4Address, Ipv4Repr, Ipv6Address, Ipv6Repr, TcpControl, TcpRepr, TcpSeqNumber,
+        UdpRepr,
+    };
 
     fn udp_frame(payload: &[u8]) -> Vec<u8> {
         let (from, to) = (Ipv4Address::new(10, 0, 0, 1), Ipv4Address::new(10, 0, 0, 2));
@@ -134,6 +137,80 @@ mod tests {
         let fill = |to: &mut [u8]| to.copy_from_slice(payload);
         udp.emit(&mut datagram, &from.into(), &to.into(), payload.len(), fill, &ChecksumCapabilities::default());
         bytes
+    }
+
+    /// An IPv6 frame around what `emit` makes of `length` bytes.
+    fn ipv6_frame(
+        next_header: IpProtocol,
+        length: usize,
+        emit: impl FnOnce(&mut [u8], Ipv6Address, Ipv6Address),
+    ) -> Vec<u8> {
+        let (from, to) = (Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 1), Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
+        let ip = Ipv6Repr { src_addr: from, dst_addr: to, next_header, payload_len: length, hop_limit: 64 };
+        let ethernet = EthernetRepr {
+            src_addr: EthernetAddress([2, 0, 0, 0, 0, 1]),
+            dst_addr: EthernetAddress([2, 0, 0, 0, 0, 2]),
+            ethertype: EthernetProtocol::Ipv6,
+        };
+        let mut bytes = vec![0; 14 + 40 + length];
+        let mut frame = EthernetFrame::new_unchecked(bytes.as_mut_slice());
+        ethernet.emit(&mut frame);
+        let mut packet = Ipv6Packet::new_unchecked(frame.payload_mut());
+        ip.emit(&mut packet);
+        emit(packet.payload_mut(), from, to);
+        bytes
+    }
+
+    fn ipv6_frames() -> [(Vec<u8>, Fault); 3] {
+        let caps = ChecksumCapabilities::default();
+        let udp = UdpRepr { src_port: 1, dst_port: 2 };
+        let datagram = ipv6_frame(IpProtocol::Udp, 8 + 5, |bytes, from, to| {
+            let fill = |to: &mut [u8]| to.copy_from_slice(b"hello");
+            udp.emit(&mut UdpPacket::new_unchecked(bytes), &from.into(), &to.into(), 5, fill, &caps);
+        });
+        let tcp = TcpRepr {
+            src_port: 1,
+            dst_port: 2,
+            control: TcpControl::Psh,
+            seq_number: TcpSeqNumber(7),
+            ack_number: Some(TcpSeqNumber(9)),
+            window_len: 100,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: b"segment",
+        };
+        let segment = ipv6_frame(IpProtocol::Tcp, tcp.buffer_len(), |bytes, from, to| {
+            tcp.emit(&mut TcpPacket::new_unchecked(bytes), &from.into(), &to.into(), &caps);
+        });
+        let echo = Icmpv6Repr::EchoRequest { ident: 1, seq_no: 2, data: b"ping" };
+        let ping = ipv6_frame(IpProtocol::Icmpv6, echo.buffer_len(), |bytes, from, to| {
+            echo.emit(&from, &to, &mut Icmpv6Packet::new_unchecked(bytes), &caps);
+        });
+        [(datagram, Fault::BadUdpChecksum), (segment, Fault::BadTcpChecksum), (ping, Fault::BadIcmpChecksum)]
+    }
+
+    #[test]
+    fn a_wrong_byte_under_an_ipv6_checksum_is_found_in_every_protocol() {
+        for (frame, fault) in ipv6_frames() {
+            assert_eq!(inspect(&frame, 1500), Ok(()), "{fault:?}");
+            let mut broken = frame.clone();
+            *broken.last_mut().unwrap() ^= 1;
+            assert_eq!(inspect(&broken, 1500), Err(fault));
+            // The addresses are under it too.
+            let mut broken = frame;
+            broken[14 + 39] ^= 1;
+            assert_eq!(inspect(&broken, 1500), Err(fault));
+        }
+    }
+
+    #[test]
+    fn a_checksum_left_out_over_ipv6_is_a_fault() {
+        let [(mut frame, fault), ..] = ipv6_frames();
+        frame[14 + 40 + 6..14 + 40 + 8].fill(0);
+        assert_eq!(inspect(&frame, 1500), Err(fault));
     }
 
     #[test]
