@@ -52,6 +52,30 @@ pub struct BedConfig {
     pub logs: PathBuf,
     /// Virtual CPUs of the machine.
     pub cpus: u8,
+    /// Memory of the machine in MiB; Dom0 takes 1024 of it.
+    pub memory_mib: u32,
+    /// How long the soak test takes, without its start and end.
+    pub soak: Duration,
+    /// What the soak test draws its order from.
+    pub seed: u64,
+}
+
+impl BedConfig {
+    /// The usual bed for a Xen release and a card, with our domain from `out/`.
+    #[must_use]
+    pub fn usual(xen: &str, nic: NicModel) -> Self {
+        Self {
+            xen: xen.to_owned(),
+            nic,
+            driver: Driver::Bulkhead,
+            image: "out/netback-dom".into(),
+            logs: PathBuf::from(format!("out/logs/test-{xen}-{nic}")),
+            cpus: 1,
+            memory_mib: 3072,
+            soak: Duration::from_secs(300),
+            seed: 1,
+        }
+    }
 }
 
 /// The machine and everything on it.
@@ -86,7 +110,7 @@ impl Bed {
             disks: Vec::new(),
             files: files(config),
             cpus: config.cpus,
-            memory_mib: 3072,
+            memory_mib: config.memory_mib,
             xen_options: String::new(),
         })?;
         let bed = Self { config: config.clone(), wire, machine, nic, guests: BTreeMap::new(), _lock: lock };

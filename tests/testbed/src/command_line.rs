@@ -12,7 +12,7 @@ use crate::disk::{Disk, DiskModel};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
-use crate::scenario::{self, Tally};
+use crate::scenario::{self, Choice, Tally};
 use crate::storage::{self, StorageConfig};
 use crate::wire::{Wire, WireConfig};
 use crate::{demo, evidence, terminal};
@@ -75,7 +75,7 @@ struct Test {
     /// Cards to test, one machine each.
     #[arg(long, default_values = ["e1000", "virtio"])]
     nic: Vec<NicModel>,
-    /// Only scenarios whose name contains this.
+    /// Only scenarios whose name contains one of these words, separated by commas; long ones too.
     #[arg(long, default_value = "")]
     only: String,
     /// Who drives the card.
@@ -84,12 +84,18 @@ struct Test {
     /// The domain image under test.
     #[arg(long, default_value = "out/netback-dom")]
     image: PathBuf,
-    /// Both Xen releases, whatever --xen says.
+    /// Both Xen releases, whatever --xen says, and the scenarios that take minutes.
     #[arg(long)]
     all: bool,
     /// Machines at the same time; each wants a core.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
+    /// Seconds of the soak test, without its start and end.
+    #[arg(long, default_value_t = 300, value_name = "SECONDS")]
+    soak: u64,
+    /// What the soak test draws its order from.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
 }
 
 #[derive(Debug, Args)]
@@ -186,12 +192,10 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
 
 fn execute_run(run: &Run) -> Result<bool> {
     let config = BedConfig {
-        xen: run.common.xen.clone(),
-        nic: run.nic,
-        driver: Driver::Bulkhead,
         image: run.image.clone(),
         logs: PathBuf::from(format!("out/logs/run-{}-{}", run.common.xen, run.nic)),
         cpus: run.common.cpus,
+        ..BedConfig::usual(&run.common.xen, run.nic)
     };
     println!("==> booting Xen {} in QEMU", config.xen);
     let mut bed = Bed::set_up(&config)?;
@@ -217,17 +221,19 @@ fn execute_test(test: &Test) -> bool {
     for xen in releases {
         for (nic, first) in test.nic.iter().zip((0..).map(|index| index == 0)) {
             let config = BedConfig {
-                xen: xen.to_owned(),
-                nic: *nic,
                 driver: test.driver,
                 image: test.image.clone(),
-                logs: PathBuf::from(format!("out/logs/test-{xen}-{nic}")),
                 cpus: test.common.cpus,
+                soak: Duration::from_secs(test.soak),
+                seed: test.seed,
+                ..BedConfig::usual(xen, *nic)
             };
             beds.push((config, first));
         }
     }
-    let tally = side_by_side(test.jobs, &beds, |(config, first)| scenario::run_all(config, &test.only, *first));
+    let tally = side_by_side(test.jobs, &beds, |(config, first)| {
+        scenario::run_all(config, Choice { only: &test.only, long: test.all, runtime: *first })
+    });
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
-use crate::guest::{Guest, XL_LIMIT};
+use crate::guest::{Guest, XL_LIMIT, console_log};
 use crate::leaks::Resources;
 use crate::wire::counters::Snapshot;
 
@@ -75,12 +75,28 @@ pub fn nothing_left_behind(bed: &Bed, before: &Resources) -> Result<()> {
 /// A non-zero exit status, or an output that speaks of an error or a time-out.
 pub fn xl_quietly(bed: &Bed, command: &str) -> Result<()> {
     let output = bed.dom0().check(&format!("xl {command}"), XL_LIMIT)?;
-    let complaint = output.lines().find(|line| {
-        let line = line.to_lowercase();
-        line.contains("error") || line.contains("warning") || line.contains("timed out") || line.contains("unable")
-    });
-    match complaint {
+    match complaint(&output) {
         Some(line) => Err(Failure::new(format!("`xl {command}` said: {line}"))),
         None => Ok(()),
     }
+}
+
+/// The first line of an output that speaks of an error or a time-out.
+#[must_use]
+pub fn complaint(output: &str) -> Option<&str> {
+    output.lines().find(|line| {
+        let line = line.to_lowercase();
+        line.contains("error") || line.contains("warning") || line.contains("timed out") || line.contains("unable")
+    })
+}
+
+/// Fails if the driver domain has reported a fault since line `from` of its console.
+///
+/// # Errors
+/// The lines that tell of an error or a warning.
+pub fn faults_on_console(bed: &Bed, from: usize) -> Result<()> {
+    let console = bed.dom0().check(&format!("cat {}", console_log(NETDOM)), XL_LIMIT)?;
+    let faults: Vec<_> =
+        console.lines().skip(from).filter(|line| line.contains("error: ") || line.contains("warning: ")).collect();
+    ensure(faults.is_empty(), || format!("the driver domain reported:\n{}", faults.join("\n")))
 }

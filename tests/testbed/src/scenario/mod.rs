@@ -4,13 +4,18 @@
 //! clean for the next.
 
 pub mod checks;
+mod commands;
+pub mod content;
 mod features;
 mod guests;
 mod hotplug;
+mod ipv6;
 mod isolation;
 mod lifecycle;
 mod refusals;
 mod runtime;
+mod scale;
+mod soak;
 mod traffic;
 
 use std::time::{Duration, Instant};
@@ -28,6 +33,8 @@ pub struct Scenario {
     pub run: fn(&mut Bed) -> Result<()>,
     /// Whom it is about.
     pub about: About,
+    /// Whether it takes minutes: then it runs only when all are asked for, or when it is named.
+    pub long_only: bool,
 }
 
 /// What has to change for a scenario to be worth running again.
@@ -41,6 +48,9 @@ pub enum About {
     Runtime,
 }
 
+/// Memory of the machine when there are scenarios that need more than the usual.
+const LARGE_MIB: u32 = 4096;
+
 /// Every scenario, in the order that wastes least time.
 pub const ALL: &[Scenario] = &[
     shared("dom0_has_no_hardware_driver", guests::dom0_has_no_hardware_driver),
@@ -51,11 +61,26 @@ pub const ALL: &[Scenario] = &[
     shared("bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire", traffic::bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire),
     shared("guest_to_guest_traffic_stays_off_the_wire", traffic::guest_to_guest_traffic_stays_off_the_wire),
     shared("flows_of_a_guest_use_all_its_queues", features::flows_of_a_guest_use_all_its_queues),
+    shared(
+        "bulk_tcp_over_ipv6_arrives_whole_in_both_directions",
+        ipv6::bulk_tcp_over_ipv6_arrives_whole_in_both_directions,
+    ),
+    shared("datagrams_come_back_with_their_content", ipv6::datagrams_come_back_with_their_content),
+    shared("guests_reach_each_other_over_ipv6", ipv6::guests_reach_each_other_over_ipv6),
     shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
     shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),
     shared("guest_destroyed_under_traffic_leaves_nothing", lifecycle::guest_destroyed_under_traffic_leaves_nothing),
     shared("a_frontend_that_never_connects_delays_nobody", isolation::a_frontend_that_never_connects_delays_nobody),
     shared("traffic_goes_on_while_xenstored_is_stopped", isolation::traffic_goes_on_while_xenstored_is_stopped),
+    long(
+        "every_xl_network_command_fifty_times_leaks_nothing",
+        commands::every_xl_network_command_fifty_times_leaks_nothing,
+    ),
+    long("traffic_survives_guests_and_vifs_that_come_and_go", soak::traffic_survives_guests_and_vifs_that_come_and_go),
+    long(
+        "sixteen_guests_with_two_vifs_each_on_32_mib_all_pass_traffic",
+        scale::sixteen_guests_with_two_vifs_each_on_32_mib_all_pass_traffic,
+    ),
     shared("driver_domain_shuts_down_and_serves_again", lifecycle::driver_domain_shuts_down_and_serves_again),
     runtime("the_runtime_keeps_its_promises", runtime::the_runtime_keeps_its_promises),
     runtime("a_panic_says_where", runtime::a_panic_says_where),
@@ -68,15 +93,19 @@ pub const ALL: &[Scenario] = &[
 ];
 
 const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::AnyDriver }
+    Scenario { name, run, about: About::AnyDriver, long_only: false }
 }
 
 const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::Ours }
+    Scenario { name, run, about: About::Ours, long_only: false }
 }
 
 const fn runtime(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::Runtime }
+    Scenario { name, run, about: About::Runtime, long_only: false }
+}
+
+const fn long(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
+    Scenario { name, run, about: About::Ours, long_only: true }
 }
 
 /// How many scenarios did what.
@@ -96,20 +125,40 @@ impl Tally {
     }
 }
 
-/// Boots a bed and runs every scenario whose name contains `only`, one line each. `runtime`: those about the runtime too.
-pub fn run_all(config: &BedConfig, only: &str, runtime: bool) -> Tally {
-    let tag = format!("xen {} {}", config.xen, config.nic);
-    let chosen: Vec<_> = ALL
-        .iter()
-        .filter(|scenario| scenario.name.contains(only))
-        .filter(|scenario| match scenario.about {
+/// Which scenarios to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice<'a> {
+    /// Those whose name contains one of these words, separated by commas; empty: all.
+    pub only: &'a str,
+    /// Also those that take minutes.
+    pub long: bool,
+    /// Also those about the runtime.
+    pub runtime: bool,
+}
+
+impl Choice<'_> {
+    fn includes(&self, scenario: &Scenario, driver: Driver) -> bool {
+        let about = match scenario.about {
             About::AnyDriver => true,
-            About::Ours => config.driver == Driver::Bulkhead,
-            About::Runtime => config.driver == Driver::Bulkhead && runtime,
-        })
-        .copied()
-        .collect();
+            About::Ours => driver == Driver::Bulkhead,
+            About::Runtime => driver == Driver::Bulkhead && self.runtime,
+        };
+        let wanted = if self.only.is_empty() {
+            self.long || !scenario.long_only
+        } else {
+            self.only.split(',').any(|word| scenario.name.contains(word))
+        };
+        about && wanted
+    }
+}
+
+/// Boots a bed and runs every chosen scenario, one line each.
+pub fn run_all(config: &BedConfig, choice: Choice<'_>) -> Tally {
+    let tag = format!("xen {} {}", config.xen, config.nic);
+    let chosen: Vec<_> = ALL.iter().filter(|scenario| choice.includes(scenario, config.driver)).copied().collect();
     println!("[{tag}] booting");
+    let memory_mib = if chosen.iter().any(|scenario| scenario.long_only) { LARGE_MIB } else { config.memory_mib };
+    let config = &BedConfig { memory_mib, ..config.clone() };
     let mut bed = match Bed::set_up(config) {
         Ok(bed) => bed,
         Err(failure) => {
@@ -120,7 +169,7 @@ pub fn run_all(config: &BedConfig, only: &str, runtime: bool) -> Tally {
     };
     println!("[{tag}] Dom0 is up after {}, logs in {}", seconds(bed.machine.boot_time), bed.machine.logs.display());
     let tally = run_chosen(&mut bed, &tag, &chosen);
-    if only.is_empty() && config.driver == Driver::Bulkhead {
+    if choice.only.is_empty() && config.driver == Driver::Bulkhead {
         print_costs(&mut bed, &tag);
     }
     if bed.machine.collect_logs().is_err() {
