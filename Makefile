@@ -29,7 +29,7 @@ test: host-test images testbed ## Host tests, then system tests on real Xen (abo
 
 test-all: check host-test images ## The long matrix: both Xen releases, every card, soak
 	@./images/host-packages && ./images/build 4.20 && ./images/build 4.17
-	@$(TESTBED) test --all
+	@$(TESTBED) test --all $(if $(SOAK),--soak $(SOAK))
 
 host-test: ## Tests that need no hypervisor
 	$(CARGO) test --workspace --quiet
