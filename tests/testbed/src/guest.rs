@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use crate::dom0::{Dom0, Outcome};
 use crate::failure::{Doing, Failure, Result};
 
-/// How long a guest may take from `xl create` until it runs commands.
-const BOOT_LIMIT: Duration = Duration::from_secs(90);
+/// How long a guest may take from `xl create` until it runs commands: long, because others may be busy.
+const BOOT_LIMIT: Duration = Duration::from_secs(240);
 /// How long an `xl` command may take before it counts as hung: longer than any time-out of libxl.
 pub const XL_LIMIT: Duration = Duration::from_secs(60);
 

@@ -177,11 +177,14 @@ fn number_of(which: usize) -> u8 {
     u8::try_from(which).unwrap_or(0).saturating_add(1)
 }
 
-/// Traffic of a guest that will be destroyed or rebooted in the middle of it, so nobody looks at its end.
+/// Traffic of a guest that will be destroyed or rebooted in the middle of it, so nobody looks at its end. It pauses
+/// now and then: with one emulated processor for all, nothing else would get on.
 fn make_traffic(bed: &Bed, guest: &Guest) -> Result<()> {
     let (wire, v6) = (wire_address(bed), wire_address_v6(bed));
     let script = format!(
-        "{}; nc {wire} 19 >/dev/null 2>&1 & nc {v6} 9 </dev/zero >/dev/null 2>&1 & ping -s 1400 -i 0.05 {wire} >/dev/null 2>&1 & true",
+        "{}; while sleep 1; do nc {wire} 19 2>/dev/null | head -c 2000000 >/dev/null; done &\n\
+         while sleep 1; do head -c 2000000 /dev/zero; done | nc {v6} 9 >/dev/null 2>&1 &\n\
+         ping -s 1400 -i 0.05 {wire} >/dev/null 2>&1 & true",
         add_address_v6("eth0", &format!("fd00::7:{:x}", guest.domid)),
     );
     guest.check(&script, COMMAND_LIMIT).doing("starting traffic").map(|_| ())
@@ -192,7 +195,7 @@ fn start_loops(bed: &Bed, residents: &[Guest; 2]) -> Result<()> {
     let wire = wire_address(bed);
     let [first, second] = residents;
     let address = first.address("eth0", ADDRESS_LIMIT)?;
-    let serve = "mkdir -p /run/www && head -c 6000000 /dev/urandom >/run/www/file && httpd -h /run/www && sha256sum </run/www/file";
+    let serve = "mkdir -p /run/www && head -c 3000000 /dev/urandom >/run/www/file && httpd -h /run/www && sha256sum </run/www/file";
     let sum = first.check(serve, COMMAND_LIMIT)?;
     let fetch_from_guest = format!(
         "sum=$(timeout 300 wget -q -O - http://{address}/file | sha256sum); [ \"${{sum%% *}}\" = {want} ] || \
@@ -200,8 +203,8 @@ fn start_loops(bed: &Bed, residents: &[Guest; 2]) -> Result<()> {
         want = sum.split_whitespace().next().unwrap_or_default(),
         name = first.name,
     );
-    run_loop(first, &format!("{}\n{}", fetch(&wire, 5_000_003), send(&wire, 3_000_001)))?;
-    run_loop(second, &format!("{}\n{fetch_from_guest}\n{}", fetch(&wire, 3_000_007), send(&wire, 2_000_003)))
+    run_loop(first, &format!("{}\n{}", fetch(&wire, 3_000_003), send(&wire, 2_000_001)))?;
+    run_loop(second, &format!("{}\n{fetch_from_guest}\n{}", fetch(&wire, 2_000_007), send(&wire, 1_000_003)))
 }
 
 /// Repeats a script in a guest until told to stop, and counts; the first failure ends it.
@@ -210,7 +213,7 @@ fn run_loop(guest: &Guest, body: &str) -> Result<()> {
         "rm -f /run/soak.*; : >/run/soak.rounds\n\
          cat >/run/soak.sh <<'END'\nround() {{\n{body}\n}}\n\
          while [ ! -e /run/soak.stop ]; do (round) >>/run/soak.said 2>&1 || {{ echo failed >/run/soak.failed; break; }}\n\
-         echo >>/run/soak.rounds; done; : >/run/soak.done\nEND\n\
+         echo >>/run/soak.rounds; sleep 1; done; : >/run/soak.done\nEND\n\
          setsid sh /run/soak.sh >/dev/null 2>&1 </dev/null &"
     );
     guest.check(&script, COMMAND_LIMIT).doing(format!("starting the loop in {}", guest.name)).map(|_| ())
