@@ -80,6 +80,8 @@ struct Device<'d, B: Backend> {
     latency: Duration,
     /// The last state of the frontend that could be read.
     theirs: XenbusState,
+    /// Something could not be read at the last look, and nobody will say when it can be.
+    unclear: bool,
     frontend: Option<(FrontendPath, WatchOf<B>)>,
 }
 
@@ -96,6 +98,7 @@ pub(super) async fn run<B: Backend>(devices: &Devices<B>, path: BackendPath, pok
         close_by: None,
         latency: Duration::ZERO,
         theirs: XenbusState::Unknown,
+        unclear: false,
         frontend: None,
     };
     while let End::Reopen = device.session().await {}
@@ -312,6 +315,7 @@ impl<'d, B: Backend> Device<'d, B> {
     /// State 6: waits for the frontend to start over or for the toolstack to give the device up.
     async fn closed(&mut self) -> End {
         loop {
+            let watch_again = self.watch_late().await;
             match next(Phase::Closed, self.look().await) {
                 Step::Vanish => return End::Done,
                 Step::Remove => {
@@ -325,9 +329,21 @@ impl<'d, B: Backend> Device<'d, B> {
                 }
                 _ if self.devices.is_stopping() => return End::Done,
                 Step::Reopen if !self.refused => return End::Reopen,
-                Step::Reopen | Step::Wait | Step::Connect | Step::Close | Step::CloseGone => self.changed(None).await,
+                Step::Reopen | Step::Wait | Step::Connect | Step::Close | Step::CloseGone => {
+                    self.changed(watch_again).await;
+                }
             }
         }
+    }
+
+    /// Watches the frontend if the device was refused before that was done: it could not be seen to start over.
+    /// Returns when to try again, if xenstored is the one to blame.
+    async fn watch_late(&mut self) -> Option<Instant> {
+        if self.frontend.is_some() {
+            return None;
+        }
+        let fault = self.watch_frontend().await.err()?;
+        is_passing(&fault).then(|| self.hyp().now().saturating_add(RETRY))
     }
 
     /// Removes the directory, unless it is wanted again. Returns whether it is gone.
@@ -373,6 +389,10 @@ impl<'d, B: Backend> Device<'d, B> {
         .await;
         self.looked = hyp.now();
         self.latency = self.looked.saturating_since(asked).max(self.latency.checked_div(2).unwrap_or_default());
+        self.unclear = [state.as_ref().err(), online.as_ref().err(), theirs.as_ref().err()]
+            .into_iter()
+            .flatten()
+            .any(|error| !matches!(error, XsError::NoEntry | XsError::Denied));
         match theirs {
             Ok(value) => self.theirs = XenbusState::parse(&value),
             Err(XsError::NoEntry | XsError::Denied) => self.theirs = XenbusState::Unknown,
@@ -437,6 +457,8 @@ impl<'d, B: Backend> Device<'d, B> {
 
     /// Waits for a change of either directory, a report from the data plane, or `until`.
     async fn changed(&self, until: Option<Instant>) {
+        let retry = self.unclear.then(|| self.hyp().now().saturating_add(RETRY));
+        let until = [until, retry].into_iter().flatten().min();
         let frontend = async {
             match &self.frontend {
                 Some((_, watch)) => drop(watch.next().await),
@@ -453,9 +475,7 @@ impl<'d, B: Backend> Device<'d, B> {
     }
 
     async fn refuse(&mut self, fault: Fault) -> Stop {
-        // xenstore's own troubles pass, so those are tried again.
-        let passing = [Fault::XS_BUSY, Fault::XENSTORE, Fault::QUOTA].contains(&fault);
-        self.refused = is_fresh(self.theirs) && !passing;
+        self.refused = is_fresh(self.theirs) && !is_passing(&fault);
         self.fail(0, fault, Action::Refuse).await
     }
 
@@ -463,6 +483,11 @@ impl<'d, B: Backend> Device<'d, B> {
         self.reporter.fault(self.hyp(), queue, &fault, action).await;
         Stop::Close
     }
+}
+
+/// Whether a fault is one of xenstore's own troubles, which pass: what failed is tried again.
+fn is_passing(fault: &Fault) -> bool {
+    [Fault::XS_BUSY, Fault::XENSTORE, Fault::QUOTA].contains(fault)
 }
 
 /// Whether a frontend has not begun to connect.
