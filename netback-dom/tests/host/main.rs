@@ -14,8 +14,12 @@
 )]
 
 mod handshake;
+mod hostile_endings;
+mod hostile_headers;
 mod hostile_offload;
+mod hostile_races;
 mod hostile_rx;
+mod hostile_store;
 mod hostile_tx;
 mod hostile_xenbus;
 mod multi_queue;

@@ -37,7 +37,8 @@ impl Client {
 impl Machine {
     fn serve(&self, t: u32, operation: &StoreOp, asked: &str) -> Result<Reply, XsError> {
         if let Some(error) = consult(&self.faults, |faults| &mut faults.store, operation) {
-            if matches!(operation, StoreOp::Commit) {
+            // Whatever it answers, xenstored has ended the transaction.
+            if matches!(operation, StoreOp::Commit | StoreOp::Abort) {
                 self.store.borrow_mut().abort(t)?;
             }
             return Err(error);

@@ -104,7 +104,12 @@ impl FakeXen {
 
     /// Offers a port of a frontend's to the driver domain.
     pub fn offer_port(&self, device: DeviceId) -> RemotePort {
-        let kind = Kind::Unbound(self.backend());
+        self.offer_port_to(device, self.backend())
+    }
+
+    /// Offers a port of a frontend's to any domain.
+    pub fn offer_port_to(&self, device: DeviceId, to: Domid) -> RemotePort {
+        let kind = Kind::Unbound(to);
         RemotePort::from_raw(self.0.events.borrow_mut().open(device.frontend, kind, false, Some(device)))
     }
 

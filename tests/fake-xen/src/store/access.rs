@@ -134,6 +134,11 @@ impl FakeXen {
         self.0.store.borrow_mut().watches().fire_all();
     }
 
+    /// Drops the events that were sent and not received, as xenstored does for a client that does not read.
+    pub fn lose_events(&self) {
+        self.0.store.borrow_mut().watches().lose_all();
+    }
+
     /// From now on, each watch gives its events in an order that `seed` decides.
     pub fn shuffle_events(&self, seed: u64) {
         self.0.store.borrow_mut().watches().shuffle(seed);

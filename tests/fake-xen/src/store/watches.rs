@@ -65,6 +65,11 @@ impl Watches {
         }
     }
 
+    /// Forgets what the client has not received.
+    pub(crate) fn lose_all(&mut self) {
+        self.watches.values_mut().for_each(|watch| watch.sent.clear());
+    }
+
     pub(crate) fn shuffle(&mut self, seed: u64) {
         self.shuffle = Some(seed | 1);
     }
