@@ -131,6 +131,26 @@ fn pc_01_a_backend_that_stops_answering_costs_one_deadline_and_an_error_each_aft
 }
 
 #[test]
+fn pc_03_a_request_for_error_recovery_is_declined_whatever_it_says() {
+    // Commands that exist and do not, for functions that exist and do not.
+    for (command, devfn) in [(7, 0), (10, 0x98), (0, 0), (99, 0xff), (u32::MAX, u32::MAX)] {
+        let platform = with(nic());
+        let bus = connect(&platform);
+        bus.poll();
+        assert_eq!(platform.aer_answer(), 0, "nobody asked");
+        platform.ask_for_recovery(command, devfn);
+        let requests = platform.0.requests.borrow().len();
+        bus.poll();
+        assert_eq!(platform.aer_answer(), 1, "command {command}: no driver takes part");
+        assert!(!platform.recovery_is_pending());
+        bus.poll();
+        assert_eq!(platform.0.idle_notifications.get(), 1, "the backend is told once");
+        assert_eq!(platform.0.requests.borrow().len(), requests);
+        assert_eq!(bus.device(FIRST).unwrap().vendor_id(), 0x8086);
+    }
+}
+
+#[test]
 fn a_function_is_in_use_once_and_free_again_after() {
     let platform = with(nic());
     let bus = connect(&platform);

@@ -133,6 +133,27 @@ impl Platform {
         self.0.pending.borrow_mut().insert(port);
     }
 
+    /// The page for configuration requests.
+    fn op_page(&self) -> Rc<[AtomicU32]> {
+        let gref: u32 = self.get("device/pci/0/pci-op-ref").unwrap().parse().unwrap();
+        self.0.pages.borrow()[&gref].clone()
+    }
+    /// The backend asks for PCI error recovery: `struct xen_pcie_aer_op` at word 138, and its flag.
+    pub fn ask_for_recovery(&self, command: u32, devfn: u32) {
+        let page = self.op_page();
+        for (word, value) in [(138, command), (139, 0), (140, 9), (141, 9), (142, devfn)] {
+            page[word].store(value, Ordering::Relaxed);
+        }
+        page[0].fetch_or(4, Ordering::Release);
+        self.0.pending.borrow_mut().insert(self.get("device/pci/0/event-channel").unwrap().parse().unwrap());
+    }
+    pub fn aer_answer(&self) -> u32 {
+        self.op_page()[139].load(Ordering::Relaxed)
+    }
+    pub fn recovery_is_pending(&self) -> bool {
+        self.op_page()[0].load(Ordering::Relaxed) & 4 != 0
+    }
+
     /// Runs a future to its end; Dom0 goes on and time passes while it waits.
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = pin!(future);
