@@ -15,7 +15,7 @@ SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src blkbac
           $(wildcard */Cargo.toml) Cargo.toml Cargo.lock build.rs pv.ld pv.toml .cargo/config.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all host-test system-test storage-test bench check images testbed setup clean
+.PHONY: help run test test-all host-test system-test storage-test bench profile bench-host check images testbed setup clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ storage-test: images testbed ## System tests of the storage domain
 bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (BENCH=all: every card)
 	@$(CARGO) build --quiet --release -p load
 	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio,--nic $(NIC)) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)')
+
+profile: images testbed ## Where the driver domain's time goes under load: hypercalls per frame, and functions
+	@$(CARGO) build --quiet --release -p load
+	@$(TESTBED) bench --profile --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only '$(ONLY)')
+
+bench-host: ## Instruction counts of the pure parts, compared with docs/bench/instructions.txt (SAVE=1 replaces it)
+	@command -v valgrind >/dev/null || $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -q --no-install-recommends valgrind
+	@$(CARGO) bench --quiet -p instructions $(if $(SAVE),-- --save)
 
 check: images ## Format, lints, documentation, image check
 	$(CARGO) fmt --all --check

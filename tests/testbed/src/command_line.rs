@@ -118,17 +118,20 @@ struct Bench {
     #[command(flatten)]
     common: Common,
     /// Cards to measure with, one machine each.
-    #[arg(long, default_values = ["e1000"])]
+    #[arg(long)]
     nic: Vec<NicModel>,
+    /// Finds out where the time goes, instead of comparing.
+    #[arg(long)]
+    profile: bool,
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// Only measurements whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
-    /// The domain image to measure.
-    #[arg(long, default_value = "out/netback-dom")]
-    image: PathBuf,
+    /// The folder of the domain images to measure.
+    #[arg(long, default_value = "out")]
+    images: PathBuf,
     /// The load generator.
     #[arg(long, default_value = "target/release/load")]
     load: PathBuf,
@@ -176,16 +179,16 @@ pub fn execute(arguments: &Arguments) -> Result<bool> {
 }
 
 fn execute_bench(bench: &Bench) -> Result<bool> {
+    let config = BenchConfig {
+        xen: bench.common.xen.clone(),
+        rounds: bench.rounds,
+        only: bench.only.clone(),
+        images: bench.images.clone(),
+        load: bench.load.clone(),
+        reports: bench.reports.clone(),
+    };
     for nic in &bench.nic {
-        bench::run(&BenchConfig {
-            xen: bench.common.xen.clone(),
-            nic: *nic,
-            rounds: bench.rounds,
-            only: bench.only.clone(),
-            image: bench.image.clone(),
-            load: bench.load.clone(),
-            reports: bench.reports.clone(),
-        })?;
+        if bench.profile { bench::profile(&config, *nic)? } else { bench::network(&config, *nic)? }
     }
     Ok(true)
 }

@@ -150,7 +150,7 @@ fn remove_old_logs(folder: &Path) -> Result<()> {
             fs::remove_file(path)?;
         }
     }
-    for name in ["com1.sock", "com2.sock"] {
+    for name in ["com1.sock", "com2.sock", "qmp.sock"] {
         let _ = fs::remove_file(folder.join(name));
     }
     Ok(())
@@ -207,6 +207,7 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
         .args(["-serial", "chardev:com1"])
         .args(["-chardev", &format!("socket,id=com2,path={logs}/com2.sock,server=on,wait=off")])
         .args(["-serial", "chardev:com2"])
+        .args(["-qmp", &format!("unix:{logs}/qmp.sock,server=on,wait=off")])
         .arg("-kernel")
         .arg(xen)
         .args(["-append", &xen_line])

@@ -3,8 +3,12 @@
 //! `docs/bench/README.md` says what is measured, how, and what came of it.
 
 pub mod bed;
+pub mod corner;
+pub mod domains;
 pub mod metrics;
 pub mod network;
+pub mod profile;
+pub mod qmp;
 pub mod ramdisk;
 pub mod report;
 pub mod rounds;
@@ -13,57 +17,96 @@ pub mod samples;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::evidence;
 use crate::failure::{Doing, Result};
+use crate::machine::Machine;
 use crate::nic::NicModel;
+use report::Report;
+use samples::Samples;
 
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
     /// Xen release.
     pub xen: String,
-    /// The cards' model.
-    pub nic: NicModel,
     /// How often everything is measured.
     pub rounds: usize,
     /// Only measurements whose name contains this.
     pub only: String,
-    /// Our domain image.
-    pub image: PathBuf,
+    /// The folder of our domain images.
+    pub images: PathBuf,
     /// The load generator.
     pub load: PathBuf,
     /// Where the reports go.
     pub reports: PathBuf,
 }
 
-/// Boots, measures and writes the reports.
+impl BenchConfig {
+    fn logs(&self, what: &str) -> PathBuf {
+        PathBuf::from(format!("out/logs/bench-{}-{what}", self.xen))
+    }
+
+    fn announce(&self, what: &str) {
+        let logs = self.logs(what);
+        println!("==> booting Xen {} with three {what} in QEMU, logs in {}", self.xen, logs.display());
+    }
+
+    /// Writes what a run found, and prints its table.
+    fn publish(&self, what: &str, choice: &str, machine: &Machine, samples: &Samples) -> Result<()> {
+        // The logs are for people; what was measured was measured.
+        let _ = machine.collect_logs();
+        let report = Report {
+            title: format!("{what} on Xen {}", self.xen),
+            command: format!("make bench {choice}={what} XEN={} ROUNDS={}", self.xen, self.rounds),
+            rows: samples.rows(),
+        };
+        self.write(&format!("{what}-{}.json", self.xen), &report.json()?)?;
+        self.write(&format!("{what}-{}.md", self.xen), &report.markdown())?;
+        self.write(&format!("{what}-{}.svg", self.xen), &report.svg())?;
+        print!("\n{}", report.markdown());
+        Ok(())
+    }
+
+    fn write(&self, name: &str, text: &str) -> Result<()> {
+        std::fs::create_dir_all(&self.reports).doing(self.reports.display())?;
+        std::fs::write(self.reports.join(name), text).doing(name)
+    }
+
+    fn network_bed(&self, nic: NicModel) -> Result<bed::Bed> {
+        self.announce(nic.name());
+        let started = Instant::now();
+        let logs = self.logs(nic.name());
+        let config = bed::BedConfig {
+            xen: self.xen.clone(),
+            nic,
+            image: self.images.join("netback-dom"),
+            load: self.load.clone(),
+            logs: logs.clone(),
+        };
+        let bed = bed::Bed::set_up(&config).inspect_err(|_| evidence::print_ends(&logs))?;
+        println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
+        Ok(bed)
+    }
+}
+
+/// Measures the network with one card's model and writes the reports.
 ///
 /// # Errors
 /// The machine did not come up, or a report cannot be written.
-pub fn run(config: &BenchConfig) -> Result<()> {
-    let logs = PathBuf::from(format!("out/logs/bench-{}-{}", config.xen, config.nic));
-    println!("==> booting Xen {} with three {} in QEMU, logs in {}", config.xen, config.nic, logs.display());
-    let started = Instant::now();
-    let bed = bed::Bed::set_up(&bed::BedConfig {
-        xen: config.xen.clone(),
-        nic: config.nic,
-        image: config.image.clone(),
-        load: config.load.clone(),
-        logs: logs.clone(),
-    });
-    let bed = bed.inspect_err(|_| crate::evidence::print_ends(&logs))?;
-    println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
+pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
+    let bed = config.network_bed(nic)?;
     let samples = rounds::run(&bed, config.rounds, &config.only);
+    config.publish(nic.name(), "NIC", &bed.machine, &samples)
+}
+
+/// Finds out where the time goes with one card's model and writes the report.
+///
+/// # Errors
+/// The machine did not come up, a tool failed, or the report cannot be written.
+pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
+    let bed = config.network_bed(nic)?;
+    let report = profile::run(&bed, &config.images.join("netback-dom"), &config.only)?;
     let _ = bed.machine.collect_logs();
-    let report = report::Report {
-        title: format!("{} on Xen {}", config.nic, config.xen),
-        command: format!("make bench NIC={} XEN={} ROUNDS={}", config.nic, config.xen, config.rounds),
-        rows: samples.rows(),
-    };
-    std::fs::create_dir_all(&config.reports).doing(config.reports.display())?;
-    let path = |ending| config.reports.join(format!("{}-{}.{ending}", config.nic, config.xen));
-    std::fs::write(path("json"), report.json()?)?;
-    std::fs::write(path("md"), report.markdown())?;
-    std::fs::write(path("svg"), report.svg())?;
-    print!("\n{}", report.markdown());
-    Ok(())
+    let text = format!("# Profile: {nic} on Xen {}\n\nMade by `make profile NIC={nic}`.\n\n{report}", config.xen);
+    config.write(&format!("profile-{nic}-{}.md", config.xen), &text)
 }

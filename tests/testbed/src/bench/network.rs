@@ -47,7 +47,10 @@ pub enum Direction {
 }
 
 /// The number after `name` in the generator's line.
-fn value(said: &str, name: &str) -> Result<f64> {
+///
+/// # Errors
+/// There is none.
+pub fn value(said: &str, name: &str) -> Result<f64> {
     let mut words = said.split_whitespace();
     words
         .find(|word| *word == name)

@@ -14,13 +14,13 @@ use crate::failure::{Doing, Result};
 /// Where the generator lies in guests and in Dom0.
 pub const LOAD: &str = "/usr/bin/load";
 
-/// Writes the guest's initramfs out of those in `images` and the generator at `load`.
+/// Writes a guest's initramfs: that at `base`, the start of the stock guest, and the generator at `load`.
 ///
 /// # Errors
 /// A file cannot be read or written.
-pub fn write(images: &Path, load: &Path, to: &Path) -> Result<()> {
+pub fn write(base: &Path, load: &Path, to: &Path) -> Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(to).doing(to.display())?);
-    file.write_all(&fs::read(images.join("driver.cpio")).doing("driver.cpio")?)?;
+    file.write_all(&fs::read(base).doing(base.display())?)?;
     let mut archive = Archive::new(file);
     archive.file("/init", &fs::read("images/guest/init").doing("images/guest/init")?, true)?;
     archive.file(LOAD, &fs::read(load).doing(load.display())?, true)?;

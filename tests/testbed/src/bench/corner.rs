@@ -1,0 +1,105 @@
+//! Taking turns: every contender is measured in one quantity right after the other.
+
+use std::time::Instant;
+
+use super::samples::{Contender, Metric, Samples};
+use crate::failure::Result;
+
+/// One contender's corner of the machine.
+pub trait Corner {
+    /// Whose it is.
+    fn contender(&self) -> Contender;
+    /// The seconds of CPU that the driver domain has used, to a tenth; 0 if there is none.
+    ///
+    /// # Errors
+    /// `xl list` failed.
+    fn cpu_seconds(&self) -> Result<f64>;
+    /// What has been moved so far.
+    fn moved(&self) -> Moved;
+}
+
+/// Bytes, and packets or requests.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Moved {
+    /// Bytes.
+    pub bytes: f64,
+    /// Packets or requests.
+    pub items: f64,
+}
+
+/// What a driver domain used for what was moved.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Effort {
+    /// Seconds of CPU.
+    pub cpu: f64,
+    /// For what.
+    pub moved: Moved,
+}
+
+/// What one measurement gave.
+pub type Measured = Result<Vec<(Metric, f64)>>;
+
+/// A named measurement of a corner: `None` if there is nothing to measure there.
+pub struct Measure<C>(pub &'static str, pub fn(&C) -> Option<Measured>);
+
+/// Runs the measurements whose name contains `only`; what each corner's driver domain used for them.
+pub fn take_turns<C: Corner>(
+    corners: &[C],
+    measures: &[Measure<C>],
+    only: &str,
+    round: usize,
+    samples: &mut Samples,
+) -> Vec<Effort> {
+    let mut efforts = vec![Effort::default(); corners.len()];
+    for measure in measures.iter().filter(|measure| measure.0.contains(only)) {
+        let mut line = format!("  {:<24}", measure.0);
+        // Each round starts with another contender, so that none is always the one after a pause.
+        let mut turns: Vec<_> = corners.iter().zip(&mut efforts).collect();
+        let first = round.checked_rem(turns.len()).unwrap_or(0);
+        turns.rotate_left(first);
+        for (corner, effort) in turns {
+            line.push_str(&take_turn(corner, measure, effort, samples));
+        }
+        println!("{line}");
+    }
+    efforts
+}
+
+/// Measures once, and says in a few words what came of it.
+fn take_turn<C: Corner>(corner: &C, measure: &Measure<C>, effort: &mut Effort, samples: &mut Samples) -> String {
+    let started = Instant::now();
+    let (cpu, before) = (corner.cpu_seconds(), corner.moved());
+    let Some(outcome) = (measure.1)(corner) else { return String::new() };
+    let name = corner.contender().name();
+    let (values, cpu) = match (outcome, cpu, corner.cpu_seconds()) {
+        (Ok(values), Ok(before), Ok(after)) => (values, after - before),
+        (Err(failure), ..) | (_, Err(failure), _) | (.., Err(failure)) => return format!("  {name} FAILED: {failure}"),
+    };
+    let after = corner.moved();
+    effort.cpu += cpu;
+    effort.moved.bytes += after.bytes - before.bytes;
+    effort.moved.items += after.items - before.items;
+    let mut said = format!("  {name}");
+    for (metric, value) in values {
+        samples.add(metric, corner.contender(), value);
+        said.push_str(&format!(" {value:.2}"));
+    }
+    format!("{said} ({:.0} s)", started.elapsed().as_secs_f32())
+}
+
+/// A measurement of one value.
+///
+/// # Errors
+/// It failed.
+pub fn one(metric: Metric, value: Result<f64>) -> Measured {
+    value.map(|value| vec![(metric, value)])
+}
+
+/// A measurement of two values.
+///
+/// # Errors
+/// It failed.
+pub fn two(metrics: [Metric; 2], values: Result<(f64, f64)>) -> Measured {
+    let [first, second] = metrics;
+    values.map(|(a, b)| vec![(first, a), (second, b)])
+}

@@ -1,0 +1,269 @@
+//! Where a driver domain's time goes under a steady load: hypercalls per packet, and its functions by samples.
+//!
+//! `xentrace` in Dom0 counts hypercalls, and the instruction pointer is sampled from outside, by QEMU. Stopping the
+//! CPU between two instructions costs time but does not shift where it stands.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use smoltcp::wire::{IpEndpoint, Ipv4Address};
+
+use super::bed::{Bed, Station};
+use super::qmp::{Qmp, Registers};
+use super::ramdisk::LOAD;
+use super::samples::{Contender, float};
+use crate::failure::{Doing, Failure, Result};
+use crate::guest::XL_LIMIT;
+use crate::wire::services::{Burst, SINK_PORT, SOURCE_PORT};
+
+const SAMPLES: usize = 1500;
+/// Where a domain image of ours is linked: no other program here lies that low.
+const IMAGE: std::ops::Range<u64> = 0x1_0000..0x20_0000;
+/// Where Xen is.
+const XEN: std::ops::Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
+/// Scheduler, PV and interrupt events.
+const TRACE_MASK: &str = "0x00a2f000";
+/// How long a load lasts at most.
+const LOAD_MS: u64 = 25_000;
+
+/// A steady load.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    name: &'static str,
+    start: fn(&Station) -> Result<()>,
+}
+
+const LOADS: &[Load] = &[
+    Load {
+        name: "TCP guest to wire",
+        start: |s| in_guest(s, &format!("tcp-send {}:{SINK_PORT}", s.wire.config.address)),
+    },
+    Load {
+        name: "TCP wire to guest",
+        start: |s| in_guest(s, &format!("tcp-receive {}:{SOURCE_PORT}", s.wire.config.address)),
+    },
+    Load {
+        name: "small packets guest to wire",
+        start: |s| in_guest(s, &format!("udp-send {}:{SINK_PORT}", s.wire.config.address)),
+    },
+    Load { name: "small packets wire to guest, 2000/s", start: datagrams_in },
+];
+
+fn in_guest(station: &Station, what: &str) -> Result<()> {
+    let script = format!("{LOAD} {what} --milliseconds {LOAD_MS} >/dev/null 2>&1 &");
+    station.guest.check(&script, XL_LIMIT).map(drop)
+}
+
+fn datagrams_in(station: &Station) -> Result<()> {
+    let address: Ipv4Address = station.address.parse().doing("the guest's address")?;
+    station.guest.check(&format!("{LOAD} udp-receive 5000 >/dev/null 2>&1 & sleep 0.5"), XL_LIMIT)?;
+    let to = IpEndpoint::new(address.into(), 5000);
+    let burst = Burst { to, payload_bytes: 18, count: 2 * LOAD_MS, per_second: 2000 };
+    station.wire.send_datagrams(burst);
+    Ok(())
+}
+
+/// Measures every load at ours and at Linux's, and returns the report.
+///
+/// # Errors
+/// A tool failed.
+pub fn run(bed: &Bed, image: &Path, only: &str) -> Result<String> {
+    let symbols = image.with_extension("debug");
+    let mut report = String::new();
+    for load in LOADS.iter().filter(|load| load.name.contains(only)) {
+        let _ = writeln!(report, "## {}\n", load.name);
+        for station in &bed.stations {
+            if station.domain.is_none() {
+                continue;
+            }
+            (load.start)(station)?;
+            thread::sleep(Duration::from_millis(1500));
+            let _ = writeln!(report, "### {}\n\n{}", station.contender.name(), trace(bed, station)?);
+            if station.contender == Contender::Bulkhead {
+                let samples = sample(&bed.machine.logs.join("qmp.sock"))?;
+                let _ = writeln!(report, "{}", places(&samples, &symbols)?);
+            }
+            station.guest.check("killall load; sleep 1", XL_LIMIT)?;
+            // A burst from the wire ends by itself.
+            station.wire.send_datagrams(Burst {
+                to: IpEndpoint::new(station.wire.config.address.into(), 1),
+                payload_bytes: 1,
+                count: 0,
+                per_second: 1,
+            });
+            thread::sleep(Duration::from_secs(1));
+        }
+        println!("{report}");
+    }
+    Ok(report)
+}
+
+/// Counts hypercalls of the driver domain and its guest for two seconds.
+fn trace(bed: &Bed, station: &Station) -> Result<String> {
+    let dom0 = &bed.machine.dom0;
+    let (started, before) = (Instant::now(), station.wire.counters());
+    dom0.run(&format!("xentrace -D -S 512 -T 2 -e {TRACE_MASK} /run/trace"), XL_LIMIT)?;
+    let (taken, wire) = (started.elapsed(), station.wire.counters().since(&before));
+    let said = dom0.check(&format!("{LOAD} trace /run/trace; rm /run/trace; echo mhz $(xl info cpu_mhz)"), XL_LIMIT)?;
+    let domid =
+        dom0.check(&format!("xl domid {}", station.domain.as_ref().map_or("", |domain| domain.name)), XL_LIMIT)?;
+    let domid = domid.trim();
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<u64>().ok()).map_or(0.0, float);
+    let cycles = number(said.split_whitespace().nth(1));
+    let mhz: f64 = said
+        .lines()
+        .find_map(|line| line.strip_prefix("mhz ")?.trim().parse().ok())
+        .ok_or_else(|| Failure::new("no cpu_mhz in xl info"))?;
+    let seconds = cycles / (mhz * 1e6);
+    let per_second = |count: u64| float(count) / taken.as_secs_f64();
+    let (frames_in, frames_out) = (per_second(wire.frames_in), per_second(wire.frames_out));
+    let packets = (frames_in + frames_out) * seconds;
+    let mut text = format!(
+        "{frames_in:.0} frames/s out of the card, {frames_out:.0} into it; {seconds:.2} s traced ({}).\n\n\
+         | domain | what | calls per 1000 frames | items per call |\n|---|---|---|---|\n",
+        said.lines().next().unwrap_or_default()
+    );
+    let guest = station.guest.domid.to_string();
+    for line in said.lines() {
+        let mut words = line.split(' ');
+        let (Some(id), Some(what), calls, items) =
+            (words.next(), words.next(), number(words.next()), number(words.next()))
+        else {
+            continue;
+        };
+        let who = match id {
+            _ if id == domid => "driver domain",
+            _ if id == guest => "guest",
+            "0" => "Dom0",
+            _ => continue,
+        };
+        if calls > packets / 500.0 {
+            let _ = writeln!(text, "| {who} | {what} | {:.0} | {:.1} |", calls * 1000.0 / packets, items / calls);
+        }
+    }
+    Ok(text)
+}
+
+fn sample(socket: &Path) -> Result<Vec<Registers>> {
+    let mut qmp = Qmp::connect(socket)?;
+    let mut samples = Vec::with_capacity(SAMPLES);
+    let mut pause_us = 1500_u64;
+    for _ in 0..SAMPLES {
+        samples.push(qmp.look()?);
+        // No two the same, so that the samples do not walk in step with the load.
+        pause_us = pause_us.wrapping_mul(5).wrapping_add(3) % 4093;
+        thread::sleep(Duration::from_micros(pause_us.saturating_add(1000)));
+    }
+    Ok(samples)
+}
+
+/// What the samples say: shares of the machine, then of our domain's functions.
+fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
+    let ours = samples.iter().find(|sample| IMAGE.contains(&sample.rip)).map(|sample| sample.cr3);
+    let mut shares: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut addresses = Vec::new();
+    for sample in samples {
+        let place = match sample {
+            _ if sample.halted => "idle",
+            _ if IMAGE.contains(&sample.rip) => {
+                addresses.push(sample.rip);
+                "our domain"
+            }
+            _ if Some(sample.cr3) == ours => "Xen for our domain",
+            _ if XEN.contains(&sample.rip) => "Xen for others",
+            _ if sample.rip >> 63 == 1 => "Linux kernels",
+            _ => "programs",
+        };
+        let count = shares.entry(place).or_default();
+        *count = count.saturating_add(1);
+    }
+    let mut text = table("where the machine was", &shares, samples.len());
+    let (mut functions, mut lines) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
+    for place in resolve(&addresses, symbols)? {
+        for (counts, key) in [(&mut functions, place.function), (&mut lines, place.line)] {
+            let count = counts.entry(key).or_default();
+            *count = count.saturating_add(1);
+        }
+    }
+    text.push_str(&table("function of our domain", &functions, addresses.len()));
+    text.push_str(&table("line of our domain", &lines, addresses.len()));
+    Ok(text)
+}
+
+fn table<K: std::fmt::Display>(title: &str, counts: &BTreeMap<K, u64>, total: usize) -> String {
+    let mut text = format!("| {title} ({total} samples) | share |\n|---|---|\n");
+    let mut sorted: Vec<_> = counts.iter().collect();
+    sorted.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+    let total = float(u64::try_from(total).unwrap_or(1).max(1));
+    for (name, count) in sorted.into_iter().take(25) {
+        let _ = writeln!(text, "| {name} | {:.1} % |", float(*count) * 100.0 / total);
+    }
+    text + "\n"
+}
+
+/// Where in the source an address belongs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    function: String,
+    line: String,
+}
+
+/// The place of each address: of inlined functions the innermost that is not a library's.
+fn resolve(addresses: &[u64], symbols: &Path) -> Result<Vec<Place>> {
+    let mut command = Command::new("addr2line");
+    command.args(["-a", "-f", "-i", "-C", "-e"]).arg(symbols);
+    command.args(addresses.iter().map(|address| format!("{address:#x}")));
+    let output = command.output().doing("addr2line (binutils)")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        return Err(Failure::new(format!("addr2line: {}", String::from_utf8_lossy(&output.stderr))));
+    }
+    let mut places = Vec::new();
+    let mut chain: Vec<&str> = Vec::new();
+    for line in text.lines() {
+        if line.starts_with("0x") {
+            places.extend(own(&chain));
+            chain.clear();
+        } else {
+            chain.push(line);
+        }
+    }
+    places.extend(own(&chain));
+    Ok(places)
+}
+
+/// Lines come in pairs: a function, then its file and line.
+fn own(chain: &[&str]) -> Option<Place> {
+    let mut pairs = chain.chunks_exact(2).filter_map(|pair| Some((*pair.first()?, *pair.get(1)?)));
+    let last = pairs.clone().next_back()?;
+    let foreign = |file: &str| ["/rustc/", "/rustlib/", "/registry/", "??"].iter().any(|part| file.contains(part));
+    let (function, file) = pairs.find(|(_, file)| !foreign(file)).unwrap_or(last);
+    // Types make names long; the path from the crate on is enough.
+    let function = function.split("::<impl").next().unwrap_or(function).to_owned();
+    let parts: Vec<&str> = file.split(" (discriminator").next().unwrap_or(file).rsplit('/').take(4).collect();
+    Some(Place { function, line: parts.into_iter().rev().collect::<Vec<_>>().join("/") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inlined_library_code_counts_for_its_caller() {
+        let chain = [
+            "read",
+            "/rustc/1/library/core/src/ptr.rs:1",
+            "lookup",
+            "/x/netback-dom/src/switch.rs:2",
+            "turn",
+            "/x/c.rs:3",
+        ];
+        let place = own(&chain).unwrap();
+        assert_eq!((place.function.as_str(), place.line.as_str()), ("lookup", "x/netback-dom/src/switch.rs:2"));
+        assert_eq!(own(&["memset", "??:0"]).unwrap().function, "memset");
+    }
+}
