@@ -8,7 +8,7 @@ use pciback::{BusError, PciBus};
 use xen_pv_rt::hyp::{Instant, Platform};
 
 use crate::dataplane::Uplinks;
-use crate::nic::{AttachedNic, Link, Nic, ProbeError};
+use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME};
 
 /// How often a card is looked at without an interrupt while there is traffic: finds work whose interrupt was lost.
 const BUSY_POLL: Duration = Duration::from_millis(10);
@@ -56,7 +56,7 @@ impl<H: Platform> Cards<H> {
         let mut cards = Vec::new();
         for sbdf in bus.functions() {
             let device = bus.device(*sbdf).map_err(|error| NoCards::Card(error.into()))?;
-            let mut card = AttachedNic::attach(device).await.map_err(NoCards::Card)?;
+            let mut card = AttachedNic::attach(device, STANDARD_FRAME).await.map_err(NoCards::Card)?;
             log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
             cards.push(Some(card));
         }
@@ -76,10 +76,12 @@ impl<H: Platform> Cards<H> {
         let mut work = false;
         for (slot, link) in self.cards.iter_mut().zip(&mut self.links) {
             let Some(card) = slot else { continue };
-            let interrupted = card.interrupts().take_pending();
+            let vectors = card.interrupts().take_pending_vectors();
+            let interrupted = vectors != 0;
             if !interrupted && !slow {
                 continue;
             }
+            card.card().note_interrupts(vectors);
             let health = card.card().poll();
             work |= interrupted;
             if let Err(error) = health {

@@ -114,15 +114,28 @@ impl<H: Platform> Interrupts<H> {
         self.kind
     }
 
+    /// How many interrupts there are: vectors of MSI-X, or one.
+    pub fn count(&self) -> u16 {
+        u16::try_from(self.vectors.len()).unwrap_or(u16::MAX)
+    }
+
     /// Whether the function, or another one on its line, has interrupted since the last call.
     pub fn take_pending(&self) -> bool {
-        let mut pending = false;
-        for Vector { source, seen } in &self.vectors {
+        self.take_pending_vectors() != 0
+    }
+
+    /// Which vectors have interrupted since the last call: a bit for each of the first 31, the highest bit for
+    /// all others together.
+    pub fn take_pending_vectors(&self) -> u32 {
+        let mut pending = 0;
+        for (Vector { source, seen }, number) in self.vectors.iter().zip(0_u32..) {
             if self.bus.hyp.take_pending(&source.port) {
                 source.fired.set(source.fired.get().wrapping_add(1));
                 source.owed.set(true);
             }
-            pending |= seen.replace(source.fired.get()) != source.fired.get();
+            if seen.replace(source.fired.get()) != source.fired.get() {
+                pending |= 1_u32.checked_shl(number.min(31)).unwrap_or(0);
+            }
         }
         pending
     }

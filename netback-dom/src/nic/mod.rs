@@ -4,11 +4,11 @@
 //! interrupts are somebody else's event channels, and the loop polls a card when one of them is pending or
 //! a slow timer says so. A driver never waits without a deadline and believes nothing that the card writes.
 
-pub mod e1000;
+pub mod intel;
 mod probe;
 pub mod virtio;
 
-pub use probe::{AttachedNic, Card, ProbeError, SUPPORTED};
+pub use probe::{AttachedNic, Card, ProbeError};
 
 use core::fmt;
 
@@ -18,6 +18,19 @@ use crate::frame::Frame;
 pub const MIN_HEADER: u16 = 14;
 /// Shortest frame on the wire in bytes, without FCS.
 pub const MIN_FRAME: usize = 60;
+
+/// Longest frame in bytes, without FCS, with the usual MTU of 1500: a VLAN tag on top of 1514.
+pub const STANDARD_FRAME: usize = 1518;
+
+/// What a card is set to at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Buffers of received frames that may be on their way at a time; beyond, frames are dropped.
+    pub spare: usize,
+    /// Longest frame in bytes, without FCS, that it is to send and receive. A card that cannot takes what it can:
+    /// [`Capabilities::max_frame`] says.
+    pub max_frame: usize,
+}
 
 /// An Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -141,6 +154,10 @@ pub trait Nic {
 
     /// Takes the next received frame. Refilling receive buffers is the driver's own business.
     fn receive(&mut self) -> Option<Frame>;
+
+    /// Notes that interrupts have come, a bit for each of the first 32 vectors. Called before [`poll`](Self::poll);
+    /// a card that does not tell its vectors apart needs nothing of it.
+    fn note_interrupts(&mut self, _vectors: u32) {}
 
     /// Reclaims sent frames, checks link and health. Called after an interrupt and from a slow timer.
     ///

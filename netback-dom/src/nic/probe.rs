@@ -5,32 +5,42 @@ use core::fmt;
 use pciback::{InterruptKind, Interrupts, PciCause, PciDevice, PciError, Sbdf};
 use xen_pv_rt::hyp::Platform;
 
+use super::intel::Model;
 use super::virtio::{self, VirtioPci};
-use super::{Capabilities, Link, MacAddress, Nic, NicCounters, NicError, e1000};
+use super::{Capabilities, Link, MacAddress, Nic, NicCounters, NicError, Settings, intel};
 use crate::frame::Frame;
 
 /// Received frames of one card that may be on their way to guests; beyond, frames are dropped.
 const SPARE_BUFFERS: usize = 256;
-/// Interrupt vectors asked for: one queue has no use for more.
-const VECTORS: u16 = 1;
-
 /// A family of cards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
-    E1000,
+    Intel(Model),
     Virtio,
 }
 
-/// The cards there are drivers for: vendor id, device id, name.
-pub const SUPPORTED: &[(u16, u16, &str)] =
-    &[(0x8086, 0x100e, "Intel 82540EM"), (0x8086, 0x100f, "Intel 82545EM"), (0x1af4, 0x1041, "virtio-net")];
-
-const fn family(vendor: u16, device: u16) -> Option<Family> {
-    match (vendor, device) {
-        (0x8086, 0x100e | 0x100f) => Some(Family::E1000),
-        (0x1af4, 0x1041) => Some(Family::Virtio),
-        _ => None,
+impl Family {
+    /// Interrupt vectors that it has a use for.
+    const fn vectors(self) -> u16 {
+        match self {
+            Self::Intel(model) => model.vectors(),
+            Self::Virtio => 1,
+        }
     }
+}
+
+/// The cards there are drivers for: vendor id, device id, name.
+const SUPPORTED: &[(u16, u16, Family, &str)] = &[
+    (0x8086, 0x100e, Family::Intel(Model::I8254x), "Intel 82540EM"),
+    (0x8086, 0x100f, Family::Intel(Model::I8254x), "Intel 82545EM"),
+    (0x8086, 0x10d3, Family::Intel(Model::I82574), "Intel 82574L"),
+    (0x8086, 0x10c9, Family::Intel(Model::I82576), "Intel 82576"),
+    (0x1af4, 0x1041, Family::Virtio, "virtio-net"),
+];
+
+fn supported(vendor: u16, device: u16) -> Option<(Family, &'static str)> {
+    let known = SUPPORTED.iter().find(|known| (known.0, known.1) == (vendor, device));
+    known.map(|(_, _, family, name)| (*family, *name))
 }
 
 /// Why a function was not put into service.
@@ -59,15 +69,15 @@ impl From<PciError> for ProbeError {
 
 /// A card of any supported family.
 pub enum Card<H: Platform> {
-    /// See [`e1000`].
-    E1000(e1000::E1000<H::Region, H>),
+    /// See [`intel`].
+    Intel(intel::Intel<H::Region, H>),
     /// See [`virtio`].
     Virtio(virtio::VirtioNet<VirtioPci<H::Region>, H>),
 }
 
 /// A card that was reset and is not at work yet.
 enum QuietCard<H: Platform> {
-    E1000(e1000::Quiet<H::Region, H>),
+    Intel(intel::Quiet<H::Region, H>),
     Virtio(virtio::Quiet<VirtioPci<H::Region>, H>),
 }
 
@@ -80,13 +90,14 @@ pub struct AttachedNic<H: Platform> {
 }
 
 impl<H: Platform> AttachedNic<H> {
-    /// Resets the card and puts it into service.
+    /// Resets the card and puts it into service, for frames of up to `max_frame` bytes if it can.
     ///
     /// # Errors
     /// [`PciCause::Unsupported`] if there is no driver for it, or whatever failed.
-    pub async fn attach(device: PciDevice<H>) -> Result<Self, ProbeError> {
+    pub async fn attach(device: PciDevice<H>, max_frame: usize) -> Result<Self, ProbeError> {
         let (vendor, id) = (device.vendor_id(), device.device_id());
-        let family = family(vendor, id).ok_or_else(|| device.error(PciCause::Unsupported { vendor, device: id }))?;
+        let (family, _) =
+            supported(vendor, id).ok_or_else(|| device.error(PciCause::Unsupported { vendor, device: id }))?;
         device.enable_memory()?;
         let mut quiet = reset(family, &device);
         if let Err(ProbeError::Nic(_, NicError::TimedOut(what))) = &quiet {
@@ -96,9 +107,9 @@ impl<H: Platform> AttachedNic<H> {
             }
         }
         let quiet = quiet?;
-        let interrupts = device.enable_interrupts(VECTORS)?;
+        let interrupts = device.enable_interrupts(family.vectors())?;
         device.enable_bus_master()?;
-        let card = start(quiet, interrupts.kind(), device.platform())
+        let card = start(quiet, &interrupts, device.platform(), max_frame)
             .map_err(|error| ProbeError::Nic(device.sbdf(), error))?;
         Ok(Self { card, interrupts, device })
     }
@@ -117,8 +128,7 @@ impl<H: Platform> AttachedNic<H> {
     }
     /// What it is called.
     pub fn name(&self) -> &'static str {
-        let ids = (self.device.vendor_id(), self.device.device_id());
-        SUPPORTED.iter().find(|(vendor, device, _)| (*vendor, *device) == ids).map_or("card", |(_, _, name)| name)
+        supported(self.device.vendor_id(), self.device.device_id()).map_or("card", |(_, name)| name)
     }
     /// How it interrupts.
     pub fn interrupt_kind(&self) -> InterruptKind {
@@ -130,17 +140,27 @@ impl<H: Platform> AttachedNic<H> {
 fn reset<H: Platform>(family: Family, device: &PciDevice<H>) -> Result<QuietCard<H>, ProbeError> {
     let clock = device.platform().clone();
     match family {
-        Family::E1000 => e1000::Quiet::reset(device.map_bar(0, e1000::WINDOW)?, clock).map(QuietCard::E1000),
+        Family::Intel(model) => {
+            intel::Quiet::reset(model, device.map_bar(0, intel::WINDOW)?, clock).map(QuietCard::Intel)
+        }
         Family::Virtio => virtio::Quiet::reset(VirtioPci::new(device)?, clock).map(QuietCard::Virtio),
     }
     .map_err(|error| ProbeError::Nic(device.sbdf(), error))
 }
 
-fn start<H: Platform>(quiet: QuietCard<H>, kind: InterruptKind, platform: &H) -> Result<Card<H>, NicError> {
+fn start<H: Platform>(
+    quiet: QuietCard<H>,
+    interrupts: &Interrupts<H>,
+    platform: &H,
+    max_frame: usize,
+) -> Result<Card<H>, NicError> {
+    let settings = Settings { spare: SPARE_BUFFERS, max_frame };
     match quiet {
-        QuietCard::E1000(quiet) => quiet.start(platform, SPARE_BUFFERS).map(Card::E1000),
+        QuietCard::Intel(quiet) => {
+            quiet.start(platform, settings, (interrupts.kind(), interrupts.count())).map(Card::Intel)
+        }
         QuietCard::Virtio(mut quiet) => {
-            quiet.transport().use_msix(kind == InterruptKind::MsiX);
+            quiet.transport().use_msix(interrupts.kind() == InterruptKind::MsiX);
             quiet.start(platform, SPARE_BUFFERS).map(Card::Virtio)
         }
     }
@@ -149,7 +169,7 @@ fn start<H: Platform>(quiet: QuietCard<H>, kind: InterruptKind, platform: &H) ->
 macro_rules! each {
     ($self:expr, $card:ident => $call:expr) => {
         match $self {
-            Self::E1000($card) => $call,
+            Self::Intel($card) => $call,
             Self::Virtio($card) => $call,
         }
     };
@@ -176,6 +196,9 @@ impl<H: Platform> Nic for Card<H> {
     }
     fn receive(&mut self) -> Option<Frame> {
         each!(self, card => card.receive())
+    }
+    fn note_interrupts(&mut self, vectors: u32) {
+        each!(self, card => card.note_interrupts(vectors));
     }
     fn poll(&mut self) -> Result<(), NicError> {
         each!(self, card => card.poll())

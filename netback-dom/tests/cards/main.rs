@@ -13,6 +13,7 @@
     reason = "test code: a panic is a failed test"
 )]
 
-mod e1000;
+mod intel;
+mod intel_queues;
 mod model;
 mod virtio;

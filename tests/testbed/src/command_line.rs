@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 
 use crate::bed::{Bed, BedConfig, Driver, FIRST_SLOT, images};
 use crate::bench::{self, BenchConfig};
@@ -72,8 +72,8 @@ struct Run {
 struct Test {
     #[command(flatten)]
     common: Common,
-    /// Cards to test, one machine each.
-    #[arg(long, default_values = ["e1000", "virtio"])]
+    /// Cards to test, one machine each: e1000 and virtio if none is given or, with --all, every one.
+    #[arg(long)]
     nic: Vec<NicModel>,
     /// Only scenarios whose name contains one of these words, separated by commas; long ones too.
     #[arg(long, default_value = "")]
@@ -84,7 +84,7 @@ struct Test {
     /// The domain image under test.
     #[arg(long, default_value = "out/netback-dom")]
     image: PathBuf,
-    /// Both Xen releases, whatever --xen says, and the scenarios that take minutes.
+    /// Both Xen releases, whatever --xen says, every card unless some are given, and the scenarios that take minutes.
     #[arg(long)]
     all: bool,
     /// Machines at the same time; each wants a core.
@@ -220,9 +220,14 @@ fn execute_run(run: &Run) -> Result<bool> {
 
 fn execute_test(test: &Test) -> bool {
     let releases: Vec<&str> = if test.all { vec!["4.20", "4.17"] } else { vec![&test.common.xen] };
+    let cards = match (test.nic.as_slice(), test.all) {
+        ([], true) => NicModel::value_variants(),
+        ([], false) => &[NicModel::E1000, NicModel::Virtio],
+        (given, _) => given,
+    };
     let mut beds = Vec::new();
     for xen in releases {
-        for (nic, first) in test.nic.iter().zip((0..).map(|index| index == 0)) {
+        for (nic, first) in cards.iter().zip((0..).map(|index| index == 0)) {
             let config = BedConfig {
                 driver: test.driver,
                 image: test.image.clone(),

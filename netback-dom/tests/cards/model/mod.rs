@@ -1,6 +1,6 @@
 //! What the card tests share: virtual time, frames, and models of cards that can misbehave.
 
-pub mod e1000;
+pub mod intel;
 pub mod virtio;
 
 use std::cell::Cell;

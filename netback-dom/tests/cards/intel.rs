@@ -1,44 +1,117 @@
-//! The 82540EM driver against a model of the card, well behaved and not.
+//! The driver of Intel's cards against a model of each of them, well behaved and not.
 
 use std::time::Duration;
 
-use crate::model::e1000::{Card, MAC, TXDW, reg};
+use crate::model::intel::{Card, MAC, reg};
 use crate::model::{Frames, TestClock, bytes_of, checksum, payload, sum};
 use netback_dom::frame::{Checksum, Gso};
-use netback_dom::nic::e1000::{E1000, Quiet};
-use netback_dom::nic::{Link, MacAddress, Nic, NicError};
+use netback_dom::nic::intel::{Intel, Model, Quiet};
+use netback_dom::nic::{Link, MacAddress, Nic, NicError, Settings};
+use pciback::InterruptKind;
 use xen_pv_rt::hyp::HostMemory;
 
-type Driver = E1000<Card, TestClock>;
+type Driver = Intel<Card, TestClock>;
 
 /// Received frames that may be on their way.
 const SPARE: usize = 40;
 
-struct Bench {
+/// A card, and how it interrupts.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub model: Model,
+    pub interrupts: (InterruptKind, u16),
+    /// Longest frame.
+    pub max_frame: usize,
+}
+
+const fn kind(model: Model, kind: InterruptKind, vectors: u16) -> Kind {
+    Kind { model, interrupts: (kind, vectors), max_frame: 1518 }
+}
+
+pub const I8254X: Kind = kind(Model::I8254x, InterruptKind::Intx, 1);
+pub const I82574: Kind = kind(Model::I82574, InterruptKind::MsiX, 1);
+pub const I82576: Kind = kind(Model::I82576, InterruptKind::MsiX, 5);
+pub const I82576_MSI: Kind = kind(Model::I82576, InterruptKind::Msi, 1);
+
+pub struct Bench {
+    kind: Kind,
     memory: HostMemory,
-    clock: TestClock,
-    card: Card,
-    frames: Frames,
+    pub clock: TestClock,
+    pub card: Card,
+    pub frames: Frames,
 }
 
 impl Bench {
-    fn new() -> Self {
+    pub fn new(kind: Kind) -> Self {
         let memory = HostMemory::new();
-        Self { clock: TestClock::default(), card: Card::new(&memory), frames: Frames::new(&memory), memory }
+        let (card, frames) = (Card::new(&memory, kind.model), Frames::new(&memory));
+        Self { kind, clock: TestClock::default(), card, frames, memory }
     }
-    fn start(&self) -> Result<Driver, NicError> {
-        Quiet::reset(self.card.clone(), self.clock.clone())?.start(&self.memory, SPARE)
+    pub fn start(&self) -> Result<Driver, NicError> {
+        let settings = Settings { spare: SPARE, max_frame: self.kind.max_frame };
+        let quiet = Quiet::reset(self.kind.model, self.card.clone(), self.clock.clone())?;
+        quiet.start(&self.memory, settings, self.kind.interrupts)
     }
-    fn running(&self) -> Driver {
+    pub fn running(&self) -> Driver {
         let driver = self.start().unwrap();
         self.card.accesses();
         driver
     }
 }
 
-#[test]
-fn a_card_left_running_is_reset_before_it_is_given_memory() {
-    let bench = Bench::new();
+/// Runs tests on every kind of card.
+macro_rules! on_every_card {
+    ($($name:ident)*) => {
+        on_every_card!(i8254x I8254X: $($name)*);
+        on_every_card!(i82574 I82574: $($name)*);
+        on_every_card!(i82576 I82576: $($name)*);
+        on_every_card!(i82576_msi I82576_MSI: $($name)*);
+    };
+    ($module:ident $kind:ident: $($name:ident)*) => {
+        mod $module {
+            $(#[test]
+            fn $name() {
+                super::$name(super::$kind);
+            })*
+        }
+    };
+}
+
+on_every_card! {
+    a_card_left_running_is_reset_before_it_is_given_memory
+    frames_leave_in_order_over_many_laps_of_the_ring
+    frames_arrive_in_order_over_many_laps_of_the_ring
+    a_frame_in_several_segments_is_sent_whole
+    a_short_frame_is_padded_with_zeros
+    a_blank_checksum_is_filled_in_and_the_context_is_sent_once
+    a_large_packet_is_cut_into_segments_with_good_checksums
+    a_segmentation_request_without_a_tcp_header_is_dropped
+    the_hot_path_reads_no_register_and_rings_once_per_batch
+    a_full_ring_gives_the_frame_back_and_takes_it_once_there_is_room
+    dv_01_a_length_beyond_the_buffer_is_dropped
+    dv_02_lengths_that_make_no_frame_are_dropped
+    dv_02_a_frame_without_end_neither_holds_the_caller_nor_leaks_a_buffer
+    a_damaged_frame_is_dropped
+    dv_03_a_frame_that_is_reported_but_not_written_shows_zeros
+    dv_05_a_completion_of_a_descriptor_that_is_not_the_cards_frees_nothing
+    dv_06_a_card_that_stops_sending_is_reset_and_goes_on
+    an_idle_card_is_not_reset
+    frames_wait_for_the_link_without_a_reset
+    dv_08_a_checksum_is_good_only_if_the_card_checked_it_and_found_it_good
+    dv_12_a_frame_without_an_interrupt_is_found_by_polling
+    a_frame_just_before_going_to_sleep_is_not_missed
+    sent_frames_interrupt_only_when_the_ring_is_crowded
+    a_link_change_is_seen_after_its_interrupt
+    dv_14_a_card_that_is_gone_is_noticed_and_holds_nobody
+    dv_15_no_wait_for_the_card_is_endless
+    dv_16_an_impossible_address_is_not_used
+    dv_18_memory_of_a_card_that_does_not_stop_is_never_given_back
+    a_quiesced_card_no_longer_touches_memory
+    a_received_frame_is_dropped_while_no_buffer_is_free_and_the_card_goes_on
+}
+
+fn a_card_left_running_is_reset_before_it_is_given_memory(kind: Kind) {
+    let bench = Bench::new(kind);
     for (register, value) in [(reg::RCTL, 2), (reg::TCTL, 2), (reg::IMS, 0xff), (reg::RDT, 7), (reg::RDBAL, 0x6000)] {
         bench.card.set(register, value);
     }
@@ -53,9 +126,8 @@ fn a_card_left_running_is_reset_before_it_is_given_memory() {
     assert!(reset < memory && memory < enabled);
 }
 
-#[test]
-fn frames_leave_in_order_over_many_laps_of_the_ring() {
-    let bench = Bench::new();
+fn frames_leave_in_order_over_many_laps_of_the_ring(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for number in 0..2000_u32 {
         driver.transmit(bench.frames.whole(&payload(number, 60 + number as usize % 1400))).map_err(drop).unwrap();
@@ -74,9 +146,8 @@ fn frames_leave_in_order_over_many_laps_of_the_ring() {
     assert_eq!((driver.counters().tx_frames, bench.frames.outstanding()), (2000, 0));
 }
 
-#[test]
-fn frames_arrive_in_order_over_many_laps_of_the_ring() {
-    let bench = Bench::new();
+fn frames_arrive_in_order_over_many_laps_of_the_ring(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for number in 0..2000 {
         let frame = payload(number, 60 + number as usize % 1400);
@@ -91,9 +162,8 @@ fn frames_arrive_in_order_over_many_laps_of_the_ring() {
     assert_eq!(driver.counters().rx_frames, 2000);
 }
 
-#[test]
-fn a_frame_in_several_segments_is_sent_whole() {
-    let bench = Bench::new();
+fn a_frame_in_several_segments_is_sent_whole(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     let parts: Vec<Vec<u8>> = (0..18).map(|number| payload(number, 80)).collect();
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
@@ -102,9 +172,8 @@ fn a_frame_in_several_segments_is_sent_whole() {
     assert_eq!(bench.card.sent(), [parts.concat()]);
 }
 
-#[test]
-fn a_short_frame_is_padded_with_zeros() {
-    let bench = Bench::new();
+fn a_short_frame_is_padded_with_zeros(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     driver.transmit(bench.frames.whole(&payload(1, 42))).map_err(drop).unwrap();
     driver.transmit(bench.frames.scattered(&[&payload(2, 20), &payload(3, 10)])).map_err(drop).unwrap();
@@ -117,9 +186,8 @@ fn a_short_frame_is_padded_with_zeros() {
     assert_eq!(bench.card.sent(), [expected(&[payload(1, 42)]), expected(&[payload(2, 20), payload(3, 10)])]);
 }
 
-#[test]
-fn a_blank_checksum_is_filled_in_and_the_context_is_sent_once() {
-    let bench = Bench::new();
+fn a_blank_checksum_is_filled_in_and_the_context_is_sent_once(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for number in 0..3 {
         let mut bytes = payload(number, 200);
@@ -162,10 +230,9 @@ fn tcp(ipv6: bool, len: usize) -> (Vec<u8>, usize) {
     (bytes, start)
 }
 
-#[test]
-fn a_large_packet_is_cut_into_segments_with_good_checksums() {
+fn a_large_packet_is_cut_into_segments_with_good_checksums(kind: Kind) {
     for ipv6 in [false, true] {
-        let bench = Bench::new();
+        let bench = Bench::new(kind);
         let mut driver = bench.running();
         let (bytes, start) = tcp(ipv6, 5000);
         let parts: Vec<&[u8]> = bytes.chunks(2000).collect();
@@ -189,7 +256,7 @@ fn a_large_packet_is_cut_into_segments_with_good_checksums() {
 
 #[test]
 fn after_a_cut_packet_the_next_frame_takes_two_descriptors() {
-    let bench = Bench::new();
+    let bench = Bench::new(I8254X);
     let mut driver = bench.running();
     let (bytes, start) = tcp(false, 3000);
     let mut frame = bench.frames.whole(&bytes);
@@ -205,9 +272,8 @@ fn after_a_cut_packet_the_next_frame_takes_two_descriptors() {
     assert_eq!(bench.card.sent()[3..], [payload(1, 100), payload(2, 100)]);
 }
 
-#[test]
-fn a_segmentation_request_without_a_tcp_header_is_dropped() {
-    let bench = Bench::new();
+fn a_segmentation_request_without_a_tcp_header_is_dropped(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for start in [0, 13, 60, 99, 2000, u16::MAX] {
         let mut frame = bench.frames.whole(&payload(1, 100));
@@ -220,9 +286,8 @@ fn a_segmentation_request_without_a_tcp_header_is_dropped() {
     assert_eq!((bench.frames.outstanding(), bench.card.get(reg::TDH)), (0, bench.card.get(reg::TDT)));
 }
 
-#[test]
-fn the_hot_path_reads_no_register_and_rings_once_per_batch() {
-    let bench = Bench::new();
+fn the_hot_path_reads_no_register_and_rings_once_per_batch(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for number in 0..20 {
         driver.transmit(bench.frames.whole(&payload(number, 100))).map_err(drop).unwrap();
@@ -234,13 +299,14 @@ fn the_hot_path_reads_no_register_and_rings_once_per_batch() {
     driver.poll().unwrap();
     let accesses = bench.card.accesses();
     // The first look at the link, after start, is due in the same turn.
-    let hot: Vec<_> = accesses.iter().filter(|(at, _)| *at != reg::STATUS).collect();
+    let counts =
+        |at| matches!(at, reg::MPC | reg::CRCERRS) || at >= 0xc000 && at & 0x3f == 0x30 || at == reg::RDBAL + 0x30;
+    let hot: Vec<_> = accesses.iter().filter(|(at, _)| *at != reg::STATUS && !counts(*at)).collect();
     assert_eq!(hot, [&(reg::TDT, Some(20))]);
 }
 
-#[test]
-fn a_full_ring_gives_the_frame_back_and_takes_it_once_there_is_room() {
-    let bench = Bench::new();
+fn a_full_ring_gives_the_frame_back_and_takes_it_once_there_is_room(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     bench.card.manners(|manners| manners.tx_hangs = true);
     let mut queued = 0;
@@ -259,9 +325,8 @@ fn a_full_ring_gives_the_frame_back_and_takes_it_once_there_is_room() {
     assert_eq!((bench.card.sent().len(), bench.frames.outstanding()), (queued as usize + 1, 0));
 }
 
-#[test]
-fn dv_01_a_length_beyond_the_buffer_is_dropped() {
-    let bench = Bench::new();
+fn dv_01_a_length_beyond_the_buffer_is_dropped(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for len in [2049, 4096, 4097, u16::MAX] {
         assert!(bench.card.complete_rx(&[1; 64], len, 0b11, 0));
@@ -272,9 +337,8 @@ fn dv_01_a_length_beyond_the_buffer_is_dropped() {
     assert_eq!((driver.counters().rx_dropped, driver.counters().rx_frames), (4, 1));
 }
 
-#[test]
-fn dv_02_lengths_that_make_no_frame_are_dropped() {
-    let bench = Bench::new();
+fn dv_02_lengths_that_make_no_frame_are_dropped(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for len in [0, 1, 13] {
         assert!(bench.card.complete_rx(&[1; 64], len, 0b11, 0));
@@ -284,9 +348,8 @@ fn dv_02_lengths_that_make_no_frame_are_dropped() {
     assert_eq!(driver.receive().unwrap().len(), 14);
 }
 
-#[test]
-fn dv_02_a_frame_without_end_neither_holds_the_caller_nor_leaks_a_buffer() {
-    let bench = Bench::new();
+fn dv_02_a_frame_without_end_neither_holds_the_caller_nor_leaks_a_buffer(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for _ in 0..10 {
         while bench.card.complete_rx(&[1; 64], 64, 0b01, 0) {}
@@ -298,18 +361,16 @@ fn dv_02_a_frame_without_end_neither_holds_the_caller_nor_leaks_a_buffer() {
     assert_eq!(bytes_of(&driver.receive().unwrap()), payload(2, 100));
 }
 
-#[test]
-fn a_damaged_frame_is_dropped() {
-    let bench = Bench::new();
+fn a_damaged_frame_is_dropped(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     assert!(bench.card.complete_rx(&payload(1, 100), 100, 0b11, 1));
     assert!(driver.receive().is_none());
     assert_eq!(driver.counters().rx_dropped, 1);
 }
 
-#[test]
-fn dv_03_a_frame_that_is_reported_but_not_written_shows_zeros() {
-    let bench = Bench::new();
+fn dv_03_a_frame_that_is_reported_but_not_written_shows_zeros(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     // Every buffer of the pool has held somebody's frame.
     for number in 0..1000 {
@@ -323,9 +384,8 @@ fn dv_03_a_frame_that_is_reported_but_not_written_shows_zeros() {
     }
 }
 
-#[test]
-fn dv_05_a_completion_of_a_descriptor_that_is_not_the_cards_frees_nothing() {
-    let bench = Bench::new();
+fn dv_05_a_completion_of_a_descriptor_that_is_not_the_cards_frees_nothing(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     // Every descriptor of the transmit ring says that it is done.
     let ring = u64::from(bench.card.get(reg::TDBAL)) | u64::from(bench.card.get(reg::TDBAH)) << 32;
@@ -350,9 +410,8 @@ fn dv_05_a_completion_of_a_descriptor_that_is_not_the_cards_frees_nothing() {
     assert_eq!((bench.frames.outstanding(), driver.counters().tx_frames), (0, 1));
 }
 
-#[test]
-fn dv_06_a_card_that_stops_sending_is_reset_and_goes_on() {
-    let bench = Bench::new();
+fn dv_06_a_card_that_stops_sending_is_reset_and_goes_on(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     bench.card.manners(|manners| manners.tx_hangs = true);
     driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
@@ -372,9 +431,8 @@ fn dv_06_a_card_that_stops_sending_is_reset_and_goes_on() {
     assert_eq!(bytes_of(&driver.receive().unwrap()), payload(3, 100));
 }
 
-#[test]
-fn an_idle_card_is_not_reset() {
-    let bench = Bench::new();
+fn an_idle_card_is_not_reset(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     for _ in 0..10 {
         bench.clock.advance(Duration::from_secs(10));
@@ -386,9 +444,8 @@ fn an_idle_card_is_not_reset() {
     assert_eq!(driver.counters().resets, 0);
 }
 
-#[test]
-fn frames_wait_for_the_link_without_a_reset() {
-    let bench = Bench::new();
+fn frames_wait_for_the_link_without_a_reset(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     bench.card.manners(|manners| manners.tx_hangs = true);
     bench.card.set_link(false);
@@ -401,9 +458,8 @@ fn frames_wait_for_the_link_without_a_reset() {
     assert_eq!((driver.link(), driver.counters().resets), (Link::Down, 0));
 }
 
-#[test]
-fn dv_08_a_checksum_is_good_only_if_the_card_checked_it_and_found_it_good() {
-    let bench = Bench::new();
+fn dv_08_a_checksum_is_good_only_if_the_card_checked_it_and_found_it_good(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     const CHECKED: u8 = 0x20;
     const IGNORE: u8 = 0x04;
@@ -419,9 +475,8 @@ fn dv_08_a_checksum_is_good_only_if_the_card_checked_it_and_found_it_good() {
     }
 }
 
-#[test]
-fn dv_12_a_frame_without_an_interrupt_is_found_by_polling() {
-    let bench = Bench::new();
+fn dv_12_a_frame_without_an_interrupt_is_found_by_polling(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     assert!(!driver.enable_interrupts());
     assert!(bench.card.receive(&payload(1, 100)));
@@ -430,9 +485,8 @@ fn dv_12_a_frame_without_an_interrupt_is_found_by_polling() {
     assert!(driver.receive().is_some());
 }
 
-#[test]
-fn a_frame_just_before_going_to_sleep_is_not_missed() {
-    let bench = Bench::new();
+fn a_frame_just_before_going_to_sleep_is_not_missed(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     driver.poll().unwrap();
     assert!(!driver.enable_interrupts());
@@ -443,56 +497,75 @@ fn a_frame_just_before_going_to_sleep_is_not_missed() {
     assert!(!bench.card.asserts(), "and the line is quiet again");
 }
 
-#[test]
-fn sent_frames_interrupt_only_when_the_ring_is_crowded() {
-    let bench = Bench::new();
+fn sent_frames_interrupt_only_when_the_ring_is_crowded(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     driver.poll().unwrap();
     bench.card.manners(|manners| manners.tx_hangs = true);
     driver.enable_interrupts();
-    assert_eq!(bench.card.get(reg::IMS) & TXDW, 0);
+    driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+    driver.flush();
+    let resume = |bench: &Bench| {
+        bench.card.manners(|manners| manners.tx_hangs = false);
+        bench.card.transmit();
+    };
+    resume(&bench);
+    assert!(!bench.card.asserts());
+    bench.card.manners(|manners| manners.tx_hangs = true);
     for number in 0..200 {
         driver.transmit(bench.frames.whole(&payload(number, 100))).map_err(drop).unwrap();
     }
     driver.flush();
     driver.enable_interrupts();
-    assert_eq!(bench.card.get(reg::IMS) & TXDW, TXDW);
-    bench.card.manners(|manners| manners.tx_hangs = false);
-    bench.card.transmit();
+    assert!(!bench.card.asserts());
+    resume(&bench);
     assert!(bench.card.asserts());
     driver.enable_interrupts();
     driver.enable_interrupts();
-    assert_eq!((bench.card.get(reg::IMS) & TXDW, bench.frames.outstanding()), (0, 0));
+    assert_eq!(bench.frames.outstanding(), 0);
+    driver.transmit(bench.frames.whole(&payload(1, 100))).map_err(drop).unwrap();
+    driver.flush();
+    assert!(!bench.card.asserts());
 }
 
-#[test]
-fn a_link_change_is_seen_after_its_interrupt() {
-    let bench = Bench::new();
+fn a_link_change_is_seen_after_its_interrupt(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     driver.poll().unwrap();
     assert_eq!(driver.link(), Link::Up(1000));
     driver.enable_interrupts();
     bench.card.set_link(false);
     assert!(bench.card.asserts());
+    driver.note_interrupts(bench.card.take_messages());
     assert!(driver.enable_interrupts());
     driver.poll().unwrap();
     assert_eq!(driver.link(), Link::Down);
+    // And so is the next.
+    driver.enable_interrupts();
+    bench.card.set_link(true);
+    assert!(bench.card.asserts());
+    driver.note_interrupts(bench.card.take_messages());
+    driver.enable_interrupts();
+    driver.poll().unwrap();
+    assert_eq!(driver.link(), Link::Up(1000));
 }
 
-#[test]
-fn dv_14_a_card_that_is_gone_is_noticed_and_holds_nobody() {
-    let bench = Bench::new();
+fn dv_14_a_card_that_is_gone_is_noticed_and_holds_nobody(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     driver.poll().unwrap();
     bench.card.manners(|manners| manners.gone = true);
-    assert!(driver.enable_interrupts());
+    // A card with vectors is not read before the domain sleeps; its next look at the link finds out.
+    if !driver.enable_interrupts() {
+        bench.clock.advance(Duration::from_secs(1));
+    }
     assert_eq!(driver.poll(), Err(NicError::Gone));
     assert!(driver.transmit(bench.frames.whole(&payload(1, 100))).is_err());
     assert!(driver.receive().is_none());
     driver.quiesce();
     assert_eq!(driver.poll(), Err(NicError::Gone));
 
-    let bench = Bench::new();
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     bench.card.manners(|manners| manners.gone = true);
     bench.clock.advance(Duration::from_secs(1));
@@ -500,33 +573,30 @@ fn dv_14_a_card_that_is_gone_is_noticed_and_holds_nobody() {
     assert_eq!(bench.start().err(), Some(NicError::Gone));
 }
 
-#[test]
-fn dv_15_no_wait_for_the_card_is_endless() {
-    let bench = Bench::new();
+fn dv_15_no_wait_for_the_card_is_endless(kind: Kind) {
+    let bench = Bench::new(kind);
     bench.card.manners(|manners| manners.reset_hangs = true);
     assert_eq!(bench.start().err(), Some(NicError::TimedOut("reset")));
-    let bench = Bench::new();
+    let bench = Bench::new(kind);
     bench.card.set_mac([0; 6]);
     bench.card.manners(|manners| manners.eeprom_hangs = true);
     assert_eq!(bench.start().err(), Some(NicError::TimedOut("EEPROM")));
 }
 
-#[test]
-fn dv_16_an_impossible_address_is_not_used() {
+fn dv_16_an_impossible_address_is_not_used(kind: Kind) {
     for mac in [[0; 6], [0xff; 6], [1, 0, 0x5e, 1, 2, 3]] {
-        let bench = Bench::new();
+        let bench = Bench::new(kind);
         bench.card.set_mac(mac);
         bench.card.state.borrow_mut().eeprom = [0x5452, 0x1200, 0x5634];
         assert_eq!(bench.start().unwrap().mac(), MacAddress(MAC), "the EEPROM has a good one");
-        let bench = Bench::new();
+        let bench = Bench::new(kind);
         bench.card.set_mac(mac);
         assert!(matches!(bench.start().err(), Some(NicError::Unsupported(_))));
     }
 }
 
-#[test]
-fn dv_18_memory_of_a_card_that_does_not_stop_is_never_given_back() {
-    let bench = Bench::new();
+fn dv_18_memory_of_a_card_that_does_not_stop_is_never_given_back(kind: Kind) {
+    let bench = Bench::new(kind);
     let before = bench.memory.pages_in_use();
     let driver = bench.running();
     let running = bench.memory.pages_in_use();
@@ -543,9 +613,8 @@ fn dv_18_memory_of_a_card_that_does_not_stop_is_never_given_back() {
     assert_eq!(bench.memory.pages_in_use(), running, "a card that stops gives its memory back");
 }
 
-#[test]
-fn a_quiesced_card_no_longer_touches_memory() {
-    let bench = Bench::new();
+fn a_quiesced_card_no_longer_touches_memory(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     driver.quiesce();
     assert!(!bench.card.receive(&payload(1, 100)));
@@ -553,9 +622,8 @@ fn a_quiesced_card_no_longer_touches_memory() {
     assert_eq!(driver.poll(), Ok(()));
 }
 
-#[test]
-fn a_received_frame_is_dropped_while_no_buffer_is_free_and_the_card_goes_on() {
-    let bench = Bench::new();
+fn a_received_frame_is_dropped_while_no_buffer_is_free_and_the_card_goes_on(kind: Kind) {
+    let bench = Bench::new(kind);
     let mut driver = bench.running();
     let mut held = Vec::new();
     for number in 0..SPARE {

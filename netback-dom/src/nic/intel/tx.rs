@@ -10,8 +10,9 @@ use core::sync::atomic::Ordering;
 
 use xen_pv_rt::hyp::{Dma, DmaRing, Mmio};
 
-use super::desc::{Context, DD, EOP, Offload, RING, RS, words};
-use super::regs::{Reg, Registers};
+use super::model::{Model, TxFormat};
+use super::regs::Registers;
+use super::tx_desc::{Context, DD, EOP, Offload, RING, RS, words};
 use crate::frame::Frame;
 use crate::nic::NicError;
 
@@ -20,6 +21,7 @@ const SPLIT: u16 = 4;
 
 pub(super) struct TxRing {
     ring: Rc<DmaRing>,
+    model: Model,
     /// A frame stays here, at its last descriptor, until the card has sent it.
     slots: Vec<Option<Frame>>,
     /// The next descriptor to write.
@@ -37,11 +39,20 @@ pub(super) struct TxRing {
 }
 
 impl TxRing {
-    pub(super) fn new(dma: &impl Dma) -> Result<Self, NicError> {
+    pub(super) fn new(dma: &impl Dma, model: Model) -> Result<Self, NicError> {
         let ring = Rc::new(dma.dma_ring(1).map_err(|_| NicError::NoMemory)?);
         let slots = (0..RING).map(|_| None).collect();
-        let reports = heapless::Deque::new();
-        Ok(Self { ring, slots, next: 0, clean: 0, shown: 0, reports, context: None, after_segmentation: false })
+        Ok(Self {
+            ring,
+            model,
+            slots,
+            next: 0,
+            clean: 0,
+            shown: 0,
+            reports: heapless::Deque::new(),
+            context: None,
+            after_segmentation: false,
+        })
     }
 
     /// Drops what is queued and programs the card, which has been reset. How many frames were dropped.
@@ -49,12 +60,7 @@ impl TxRing {
         let lost = self.slots.iter_mut().filter_map(Option::take).count();
         (self.next, self.clean, self.shown, self.context, self.after_segmentation) = (0, 0, 0, None, false);
         self.reports.clear();
-        let [a, b, c, d, e, f, g, h] = self.ring.maddr().into_raw().to_le_bytes();
-        regs.write(Reg::TDBAL, u32::from_le_bytes([a, b, c, d]));
-        regs.write(Reg::TDBAH, u32::from_le_bytes([e, f, g, h]));
-        regs.write(Reg::TDLEN, u32::try_from(self.ring.len()).unwrap_or(0));
-        regs.write(Reg::TDH, 0);
-        regs.write(Reg::TDT, 0);
+        regs.set_ring(self.model.tx_queue(), &self.ring, RING);
         u64::try_from(lost).unwrap_or(u64::MAX)
     }
 
@@ -75,7 +81,7 @@ impl TxRing {
 
     fn put(&mut self, low: u64, high: u64) -> u8 {
         let index = self.next;
-        let (first, second) = words(index);
+        let (first, second) = words(index.into());
         let ring = self.ring.dwords();
         if let (Some(first), Some(second)) = (ring.get(first), ring.get(second)) {
             first.store(low, Ordering::Relaxed);
@@ -99,10 +105,13 @@ impl TxRing {
         if !self.has_room(&frame) {
             return Err(frame);
         }
-        let context = offload.context.filter(|context| offload.is_segmentation() || self.context != Some(*context));
+        // The card keeps a context, but uses one up that says how long the packet is that it cuts.
+        let used_up = offload.is_segmentation() && self.model.tx_format() == TxFormat::Offsets;
+        let context = offload.context.filter(|context| used_up || self.context != Some(*context));
         // Erratum: after a frame that was cut up, the only descriptor of the next one is reported before its
         // buffer was read. With a second descriptor it is not.
-        let split = self.after_segmentation && !offload.is_segmentation() && frame.segment_count() == 1;
+        let erratum = self.model.splits_after_segmentation() && self.after_segmentation;
+        let split = erratum && !offload.is_segmentation() && frame.segment_count() == 1;
         if let Some(context) = context {
             self.put(context.low, context.high);
             self.context = Some(context);
@@ -132,13 +141,13 @@ impl TxRing {
             return false;
         }
         let last = self.next.wrapping_sub(1);
-        if let Some(word) = self.ring.dwords().get(words(last).1) {
+        if let Some(word) = self.ring.dwords().get(words(last.into()).1) {
             word.store(word.load(Ordering::Relaxed) | RS, Ordering::Relaxed);
         }
         // There is room: no descriptor is in it twice.
         let _ = self.reports.push_back(last);
         self.shown = self.next;
-        regs.write(Reg::TDT, self.next.into());
+        regs.write(self.model.tx_queue().tail(), self.next.into());
         true
     }
 
@@ -146,7 +155,7 @@ impl TxRing {
     pub(super) fn reclaim(&mut self) -> (u64, u64) {
         let (mut frames, mut bytes) = (0_u64, 0_u64);
         while let Some(&report) = self.reports.front() {
-            let word = self.ring.dwords().get(words(report).1);
+            let word = self.ring.dwords().get(words(report.into()).1);
             // Acquire: the buffers are reused after the card said that it has read them.
             if word.is_none_or(|word| word.load(Ordering::Acquire) & DD == 0) {
                 break;

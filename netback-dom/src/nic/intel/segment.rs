@@ -3,24 +3,22 @@
 //! Frames come with complete headers for the whole packet. The card computes lengths and checksums of each
 //! segment by itself and expects zeros, or a sum that leaves the length out, in their places.
 
-use super::desc::Offload;
+use super::model::TxFormat;
+use super::tx_desc::{Headers, Offload, ip_offset};
 use crate::frame::{Checksum, Frame, Gso};
 
-/// Offset of the type field in an Ethernet header, and the tag that may be in front of it.
-const ETHER_TYPE: usize = 12;
-const VLAN: [u8; 2] = [0x81, 0x00];
 /// Offset of the checksum in a TCP header.
 const TCP_CHECKSUM: u16 = 16;
 /// Offset of the header length in a TCP header.
 const TCP_DATA_OFFSET: usize = 12;
 
 /// Changes the headers of a TCP frame and says how to send it. `None`, if they are not what they should be.
-pub(super) fn prepare(frame: &mut Frame, gso: Gso) -> Option<Offload> {
+pub(super) fn prepare(frame: &mut Frame, gso: Gso, format: TxFormat) -> Option<Offload> {
     let Checksum::Blank { start, field: TCP_CHECKSUM } = frame.checksum else { return None };
     let len = frame.len();
     let head = frame.head_mut().bytes_mut();
     let tcp = usize::from(start);
-    let ip = if *head.get(ETHER_TYPE..)?.first_chunk()? == VLAN { 18 } else { 14 };
+    let ip = usize::from(ip_offset(head)?);
     let headers = tcp.checked_add(usize::from(*head.get(tcp.checked_add(TCP_DATA_OFFSET)?)? >> 4).checked_mul(4)?)?;
     if gso.size == 0 || ip >= tcp || headers > head.len() || headers >= len {
         return None;
@@ -35,8 +33,9 @@ pub(super) fn prepare(frame: &mut Frame, gso: Gso) -> Option<Offload> {
     }
     let checksum = head.get_mut(tcp.checked_add(usize::from(TCP_CHECKSUM))?..)?.first_chunk_mut::<2>()?;
     *checksum = without(u16::from_be_bytes(*checksum), u16::try_from(len.checked_sub(tcp)?).ok()?).to_be_bytes();
-    let [ip, tcp, headers] = [ip, tcp, headers].map(|at| u8::try_from(at).ok());
-    Some(Offload::segmentation(gso, ip?, tcp?, headers?, u32::try_from(len).ok()?))
+    let [ip, tcp, payload] = [ip, tcp, headers].map(|at| u8::try_from(at).ok());
+    let headers = Headers { ip: ip?, tcp: tcp?, payload: payload? };
+    Some(Offload::segments(gso, headers, u32::try_from(len).ok()?, format))
 }
 
 /// Takes `value` out of a one's complement sum.

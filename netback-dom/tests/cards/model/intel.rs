@@ -1,4 +1,5 @@
-//! A model of the 82540EM, from its datasheet: registers, rings, checksum and segmentation contexts.
+//! A model of the 82540EM, the 82574L and the 82576, from their datasheets: registers, rings, interrupts,
+//! checksum and segmentation contexts.
 //!
 //! It works synchronously, at the write of a tail register, and can be told to misbehave.
 
@@ -6,6 +7,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use netback_dom::nic::intel::Model;
 use xen_pv_rt::hyp::{HostMemory, Maddr, Mmio};
 
 use super::{checksum, sum};
@@ -13,22 +15,37 @@ use super::{checksum, sum};
 pub mod reg {
     pub const CTRL: usize = 0x0000;
     pub const STATUS: usize = 0x0008;
+    pub const EECD: usize = 0x0010;
     pub const EERD: usize = 0x0014;
     pub const MDIC: usize = 0x0020;
     pub const ICR: usize = 0x00c0;
+    pub const IVAR_82574: usize = 0x00e4;
     pub const IMS: usize = 0x00d0;
     pub const IMC: usize = 0x00d8;
     pub const RCTL: usize = 0x0100;
     pub const TCTL: usize = 0x0400;
+    pub const GPIE: usize = 0x1514;
+    pub const EIMS: usize = 0x1524;
+    pub const EIMC: usize = 0x1528;
+    pub const EIAC: usize = 0x152c;
+    pub const EIAM: usize = 0x1530;
+    pub const EICR: usize = 0x1580;
+    pub const IVAR: usize = 0x1700;
+    pub const IVAR_MISC: usize = 0x1740;
+    pub const CRCERRS: usize = 0x4000;
+    pub const MPC: usize = 0x4010;
+    pub const RFCTL: usize = 0x5008;
+    pub const MRQC: usize = 0x5818;
+    pub const RETA: usize = 0x5c00;
     pub const RDBAL: usize = 0x2800;
-    pub const RDLEN: usize = 0x2808;
-    pub const RDH: usize = 0x2810;
     pub const RDT: usize = 0x2818;
+    pub const RXDCTL: usize = 0x2828;
     pub const TDBAL: usize = 0x3800;
     pub const TDBAH: usize = 0x3804;
     pub const TDLEN: usize = 0x3808;
     pub const TDH: usize = 0x3810;
     pub const TDT: usize = 0x3818;
+    pub const TXDCTL: usize = 0x3828;
     pub const RAL0: usize = 0x5400;
     pub const RAH0: usize = 0x5404;
 }
@@ -37,9 +54,16 @@ pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 const RST: u32 = 1 << 26;
 const LINK_UP: u32 = 1 << 1;
 const ENABLE: u32 = 1 << 1;
-pub const TXDW: u32 = 1;
-pub const LSC: u32 = 4;
-pub const RXT0: u32 = 0x80;
+const TXDW: u32 = 1;
+const LSC: u32 = 4;
+const RXT0: u32 = 0x80;
+const RXQ0: u32 = 1 << 20;
+const TXQ0: u32 = 1 << 22;
+const OTHER: u32 = 1 << 24;
+/// The switch of a queue of the 82576.
+const QUEUE_ENABLE: u32 = 1 << 25;
+/// Several vectors, in GPIE.
+const MULTIPLE: u32 = 1 << 4;
 
 /// How the card misbehaves.
 #[derive(Clone, Copy, Default)]
@@ -50,6 +74,12 @@ pub struct Manners {
     pub eeprom_hangs: bool,
     /// Descriptors are not looked at.
     pub tx_hangs: bool,
+    /// Requests stay under way on the bus.
+    pub bus_hangs: bool,
+    /// There is no link until the PHY is told to negotiate one.
+    pub link_is_down_after_reset: bool,
+    /// A queue is never switched on.
+    pub queue_hangs: bool,
     /// Every register reads as all ones.
     pub gone: bool,
 }
@@ -81,6 +111,10 @@ pub struct State {
     pub contexts: usize,
     checksum_context: Context,
     segment_context: Context,
+    /// What the advanced context said: the two words.
+    advanced_context: (u64, u64),
+    /// Vectors that were sent since the driver last asked for them.
+    pub messages: u32,
     /// The frame that is being put together, with the options of its first descriptor.
     packet: Vec<u8>,
     options: u64,
@@ -90,12 +124,13 @@ pub struct State {
 #[derive(Clone)]
 pub struct Card {
     pub memory: HostMemory,
+    pub model: Model,
     pub state: Rc<RefCell<State>>,
 }
 
 impl Card {
-    pub fn new(memory: &HostMemory) -> Self {
-        let card = Self { memory: memory.clone(), state: Rc::default() };
+    pub fn new(memory: &HostMemory, model: Model) -> Self {
+        let card = Self { memory: memory.clone(), model, state: Rc::default() };
         card.power_on();
         card
     }
@@ -106,7 +141,11 @@ impl Card {
         let [a, b, c, d, e, f] = MAC;
         state.registers.insert(reg::RAL0, u32::from_le_bytes([a, b, c, d]));
         state.registers.insert(reg::RAH0, u32::from_le_bytes([e, f, 0, 0x80]));
-        state.registers.insert(reg::STATUS, LINK_UP | 2 << 6);
+        let link = if state.manners.link_is_down_after_reset { 0 } else { LINK_UP };
+        state.registers.insert(reg::STATUS, link | 2 << 6);
+        if self.model != Model::I8254x {
+            state.registers.insert(reg::EECD, 1 << 9);
+        }
         state.packet.clear();
     }
 
@@ -131,12 +170,41 @@ impl Card {
     pub fn accesses(&self) -> Vec<(usize, Option<u32>)> {
         std::mem::take(&mut self.state.borrow_mut().accesses)
     }
-    /// Whether the interrupt line is asserted.
+    fn has_vectors(&self) -> bool {
+        self.model == Model::I82576 && self.get(reg::GPIE) & MULTIPLE != 0
+    }
+    /// Whether the card interrupts, or has since it was last asked to.
     pub fn asserts(&self) -> bool {
-        self.get(reg::ICR) & self.get(reg::IMS) != 0
+        if self.has_vectors() {
+            return self.state.borrow().messages != 0;
+        }
+        // With MSI-X, the 82574 has vectors for these only.
+        let vectors = if self.get(reg::IVAR_82574) == 0 { u32::MAX } else { RXQ0 | TXQ0 | OTHER };
+        self.get(reg::ICR) & self.get(reg::IMS) & vectors != 0
     }
     pub fn raise(&self, cause: u32) {
-        self.set(reg::ICR, self.get(reg::ICR) | cause);
+        let others = if cause & LSC != 0 { OTHER } else { 0 };
+        self.set(reg::ICR, self.get(reg::ICR) | cause | others);
+        if self.has_vectors() && cause & self.get(reg::IMS) & LSC != 0 {
+            self.send(self.get(reg::IVAR_MISC) >> 8);
+        }
+    }
+    /// Sends the vector of an entry of IVAR, or keeps it pending.
+    fn send(&self, entry: u32) {
+        if self.has_vectors() && entry & 0x80 != 0 {
+            self.set(reg::EICR, self.get(reg::EICR) | 1 << (entry & 0x1f));
+            self.send_pending();
+        }
+    }
+    fn send_pending(&self) {
+        let due = self.get(reg::EICR) & self.get(reg::EIMS);
+        self.state.borrow_mut().messages |= due;
+        self.set(reg::EICR, self.get(reg::EICR) & !(due & self.get(reg::EIAC)));
+        self.set(reg::EIMS, self.get(reg::EIMS) & !(due & self.get(reg::EIAM)));
+    }
+    /// What has interrupted, as the domain would find it.
+    pub fn take_messages(&self) -> u32 {
+        std::mem::take(&mut self.state.borrow_mut().messages)
     }
     pub fn set_link(&self, up: bool) {
         let status = self.get(reg::STATUS) & !LINK_UP;
@@ -157,35 +225,69 @@ impl Card {
         (at, u64::from_le_bytes(bytes[..8].try_into().unwrap()), u64::from_le_bytes(bytes[8..].try_into().unwrap()))
     }
 
-    /// The receive descriptor that the card fills next, if it owns one.
-    pub fn next_rx(&self) -> Option<(Maddr, u64)> {
-        let (head, tail) = (self.get(reg::RDH), self.get(reg::RDT));
-        if self.get(reg::RCTL) & ENABLE == 0 || head == tail {
+    /// The receive descriptor of a queue that the card fills next, if it owns one.
+    fn next_rx(&self, queue: usize) -> Option<(Maddr, u64)> {
+        let at = queue_base(queue);
+        let (head, tail) = (self.get(at + 0x10), self.get(at + 0x18));
+        let off = self.model == Model::I82576 && self.get(at + 0x28) & QUEUE_ENABLE == 0;
+        if self.get(reg::RCTL) & ENABLE == 0 || off || head == tail {
             return None;
         }
-        let (at, buffer, _) = self.descriptor(reg::RDBAL, head);
+        let (at, buffer, _) = self.descriptor(at, head);
         Some((at, buffer))
     }
 
     /// Completes the next receive descriptor with anything at all.
     pub fn complete_rx(&self, written: &[u8], len: u16, status: u8, errors: u8) -> bool {
-        let Some((at, buffer)) = self.next_rx() else { return false };
+        self.complete_rx_on(0, written, len, status, errors)
+    }
+    pub fn complete_rx_on(&self, queue: usize, written: &[u8], len: u16, status: u8, errors: u8) -> bool {
+        let Some((at, buffer)) = self.next_rx(queue) else { return false };
         self.memory.write(Maddr::from_raw(buffer), written).expect("buffer outside of DMA memory");
-        let word = u64::from(len) | u64::from(status) << 32 | u64::from(errors) << 40;
+        let extended = self.model == Model::I82576 || self.get(reg::RFCTL) & 1 << 15 != 0;
+        let (len, status, errors) = (u64::from(len), u64::from(status), u64::from(errors));
+        let word = if extended { status | errors << 24 | len << 32 } else { len | status << 32 | errors << 40 };
+        // The card overwrites the address in these formats.
+        if extended {
+            self.memory.write(at, &0xfeed_u64.to_le_bytes()).unwrap();
+        }
         self.memory.write(at.wrapping_add(8), &word.to_le_bytes()).unwrap();
-        self.set(reg::RDH, (self.get(reg::RDH) + 1) % self.entries(reg::RDLEN));
-        self.raise(RXT0);
+        let base = queue_base(queue);
+        self.set(base + 0x10, (self.get(base + 0x10) + 1) % self.entries(base + 8));
+        self.raise(RXT0 | RXQ0);
+        self.send(self.get(reg::IVAR + 4 * queue));
         true
     }
 
-    /// Receives a frame as a card should. `false` if no descriptor is free.
+    /// Receives a frame as a card should, in as many buffers as it takes. `false` if no descriptor is free.
     pub fn receive(&self, frame: &[u8]) -> bool {
-        self.complete_rx(frame, u16::try_from(frame.len()).unwrap(), 0b11 | 1 << 2, 0)
+        self.receive_on(0, frame)
+    }
+    pub fn receive_on(&self, queue: usize, frame: &[u8]) -> bool {
+        let parts = frame.chunks(self.buffer_size(queue));
+        let last = parts.len() - 1;
+        parts.enumerate().all(|(number, part)| {
+            let status = if number == last { 0b11 | 1 << 2 } else { 0b01 };
+            self.complete_rx_on(queue, part, u16::try_from(part.len()).unwrap(), status, 0)
+        })
+    }
+    /// What the driver told it about its buffers.
+    fn buffer_size(&self, queue: usize) -> usize {
+        let kib = self.get(queue_base(queue) + 0xc) & 0x7f;
+        if kib > 0 {
+            return kib as usize * 1024;
+        }
+        match (self.get(reg::RCTL) >> 16 & 3, self.get(reg::RCTL) & 1 << 25 != 0) {
+            (0, false) => 2048,
+            (3, true) => 4096,
+            other => panic!("buffer size {other:?}"),
+        }
     }
 
     /// Works off the transmit ring.
     pub fn transmit(&self) {
-        if self.get(reg::TCTL) & ENABLE == 0 || self.state.borrow().manners.tx_hangs {
+        let off = self.model == Model::I82576 && self.get(reg::TXDCTL) & QUEUE_ENABLE == 0;
+        if self.get(reg::TCTL) & ENABLE == 0 || off || self.state.borrow().manners.tx_hangs {
             return;
         }
         while self.get(reg::TDH) != self.get(reg::TDT) {
@@ -194,7 +296,8 @@ impl Card {
             self.process(low, high);
             if high & 1 << 27 != 0 {
                 self.memory.write(at.wrapping_add(8), &(high | 1 << 32).to_le_bytes()).unwrap();
-                self.raise(TXDW);
+                self.raise(TXDW | TXQ0);
+                self.send(self.get(reg::IVAR) >> 8 & 0xff);
             }
             self.set(reg::TDH, (index + 1) % self.entries(reg::TDLEN));
         }
@@ -204,7 +307,18 @@ impl Card {
         let byte = |word: u64, at: u32| (word >> at & 0xff) as usize;
         assert_ne!(high & 1 << 29, 0, "legacy descriptors are not modelled");
         let mut state = self.state.borrow_mut();
-        if high >> 20 & 0xf == 0 {
+        let kind = high >> 20 & 0xf;
+        if self.model == Model::I82576 {
+            assert!(matches!(kind, 2 | 3), "a descriptor of the older formats");
+            if kind == 2 {
+                state.contexts += 1;
+                state.advanced_context = (low, high);
+                return;
+            }
+        } else {
+            assert!(matches!(kind, 0 | 1), "an advanced descriptor");
+        }
+        if kind == 0 {
             let context = Context {
                 ipcss: byte(low, 0),
                 ipcso: byte(low, 8),
@@ -223,22 +337,31 @@ impl Card {
         if state.packet.is_empty() {
             state.options = high;
         }
-        let mut bytes = vec![0; (high & 0xf_ffff) as usize];
+        let len_mask = if self.model == Model::I82576 { 0xffff } else { 0xf_ffff };
+        let mut bytes = vec![0; (high & len_mask) as usize];
         assert!(!bytes.is_empty(), "an empty data descriptor hangs the card");
         self.memory.read(Maddr::from_raw(low), &mut bytes).expect("data outside of DMA memory");
         state.packet.extend(bytes);
         if high & 1 << 24 != 0 {
             assert_ne!(high & 1 << 25, 0, "a frame without FCS");
             let packet = std::mem::take(&mut state.packet);
+            if self.model == Model::I82576 {
+                state.apply_advanced(packet.len());
+            }
             let frames = state.finish(packet);
             state.sent.extend(frames);
         }
+    }
+
+    fn is_queue_control(&self, offset: usize) -> bool {
+        self.model == Model::I82576 && matches!(offset, reg::RXDCTL | reg::TXDCTL)
     }
 
     fn write(&self, offset: usize, value: u32) {
         if self.state.borrow().manners.gone {
             return;
         }
+        let offset = canonical(self.model, offset);
         self.state.borrow_mut().accesses.push((offset, Some(value)));
         match offset {
             reg::CTRL if value & RST != 0 => {
@@ -255,9 +378,17 @@ impl Card {
             reg::IMC => self.set(reg::IMS, self.get(reg::IMS) & !value),
             reg::MDIC => self.set(offset, value | 1 << 28),
             reg::EERD if !self.state.borrow().manners.eeprom_hangs => {
-                let word = self.state.borrow().eeprom[(value >> 8 & 0xff) as usize];
-                self.set(offset, u32::from(word) << 16 | 1 << 4);
+                let (shift, done) = if self.model == Model::I8254x { (8, 4) } else { (2, 1) };
+                let word = self.state.borrow().eeprom[(value >> shift & 0xff) as usize];
+                self.set(offset, u32::from(word) << 16 | 1 << done);
             }
+            reg::EIMC => self.set(reg::EIMS, self.get(reg::EIMS) & !value),
+            reg::EIMS => {
+                self.state.borrow_mut().messages = 0;
+                self.set(reg::EIMS, self.get(reg::EIMS) | value);
+                self.send_pending();
+            }
+            _ if self.is_queue_control(offset) && self.state.borrow().manners.queue_hangs => {}
             reg::TDT => {
                 self.set(offset, value);
                 self.transmit();
@@ -267,7 +398,44 @@ impl Card {
     }
 }
 
+/// Where the registers of a receive queue start.
+fn queue_base(queue: usize) -> usize {
+    if queue == 0 { reg::RDBAL } else { 0xc000 + 0x40 * queue }
+}
+
+/// The 82576 has its queue 0 in two places.
+fn canonical(model: Model, offset: usize) -> usize {
+    match offset {
+        0xc000..0xc040 if model == Model::I82576 => offset - 0xc000 + reg::RDBAL,
+        0xe000..0xe040 if model == Model::I82576 => offset - 0xe000 + reg::TDBAL,
+        _ => offset,
+    }
+}
+
 impl State {
+    /// Says what the advanced descriptors said in the way of the older ones.
+    fn apply_advanced(&mut self, len: usize) {
+        let (low, high) = self.advanced_context;
+        let (ip, ip_len, tcp) = ((low >> 9 & 0x7f) as usize, (low & 0x1ff) as usize, high & 1 << 11 != 0);
+        let tucss = ip + ip_len;
+        let cut = self.options & 1 << 31 != 0;
+        let payload = (self.options >> 46) as usize;
+        let headers = tucss + (high >> 40 & 0xff) as usize;
+        assert_eq!(payload, if cut { len - headers } else { len }, "PAYLEN");
+        let context = Context {
+            ipcss: ip,
+            ipcso: ip + 10,
+            tucss,
+            tucso: tucss + if tcp { 16 } else { 6 },
+            ipv4: high & 1 << 10 != 0,
+            payload,
+            headers,
+            mss: (high >> 48) as usize,
+        };
+        (self.checksum_context, self.segment_context) = (context, context);
+        self.options = self.options & !(1 << 26) | u64::from(cut) << 26;
+    }
+
     /// What goes out on the wire for a packet.
     fn finish(&self, mut packet: Vec<u8>) -> Vec<Vec<u8>> {
         const TXSM: u64 = 1 << 41;
@@ -322,13 +490,19 @@ impl Mmio for Card {
         panic!("16-bit read of {offset:#x}")
     }
     fn read32(&self, offset: usize) -> u32 {
+        let offset = canonical(self.model, offset);
         self.state.borrow_mut().accesses.push((offset, None));
         if self.state.borrow().manners.gone {
             return u32::MAX;
         }
         let value = self.get(offset);
-        if offset == reg::ICR {
-            self.set(reg::ICR, 0);
+        match offset {
+            reg::ICR | reg::MPC | reg::CRCERRS => self.set(offset, 0),
+            reg::STATUS if self.model != Model::I8254x => {
+                let busy = self.get(reg::CTRL) & 1 << 2 == 0 || self.state.borrow().manners.bus_hangs;
+                return value | u32::from(busy) << 19;
+            }
+            _ => {}
         }
         value
     }

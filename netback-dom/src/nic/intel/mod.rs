@@ -1,46 +1,60 @@
-//! Intel 82540EM and 82545EM, which QEMU models as `e1000`.
+//! Intel's gigabit cards: 82540EM and 82545EM (QEMU: `e1000`), 82574L (`e1000e`), 82576 (`igb`).
 //!
-//! [`Quiet::reset`] stops the card and reads its address; [`Quiet::start`] puts it to work as an [`E1000`].
-//! Between the two the caller lets it do DMA. The hot path reads no register and writes one tail register per
-//! batch, because each access is slow, on a PCI bus and even more so on an emulated one.
+//! One driver: registers, rings, reset and most of the rest are the same in all of them, and what is not is in
+//! `model.rs` (which card has what), `interrupts.rs` (by causes or by vectors), `rx_desc.rs` and `tx_desc.rs`
+//! (descriptor formats). [`Quiet::reset`] stops the card and reads its address; [`Quiet::start`] puts it to work
+//! as an [`Intel`]. Between the two the caller lets it do DMA. The hot path reads no register and writes one tail
+//! register per batch, because each access is slow, on a PCI bus and even more so on an emulated one.
 //!
-//! Interrupts: the line is level triggered and stays asserted until its cause is read, which happens in
-//! [`enable_interrupts`](Nic::enable_interrupts) only. Until the caller then signals end of interrupt, Xen
-//! keeps the line quiet, so a busy card does not interrupt at all and nothing needs to be masked.
+//! The 82576 has four receive queues; the card puts each flow into one of them by a hash of its addresses and
+//! ports, so the order in a flow is kept. The domain has one vCPU, which takes a frame from each queue in turn:
+//! what that brings today is that a flood in one flow overruns its own queue and delays the flows in the others
+//! little. When there are more vCPUs, a queue and its vector can move to one as they are. There is one transmit
+//! queue, since one vCPU fills it.
 //!
-//! Not here: VLAN offload, jumbo frames, several queues.
+//! Not here: VLAN offload, virtual functions, the firmware's semaphores around the PHY.
 
-mod desc;
+mod interrupts;
+mod model;
 mod regs;
 mod rx;
+mod rx_desc;
 mod segment;
 mod setup;
 mod tx;
+mod tx_desc;
 
+use alloc::vec::Vec;
 use core::time::Duration;
 
+use pciback::InterruptKind;
 use xen_pv_rt::hyp::{Clock, Dma, Instant, Mmio};
 
-use self::desc::Offload;
-use self::regs::{GONE, Reg, Registers, cause};
-use self::rx::RxRing;
+use self::interrupts::Interrupts;
+pub use self::model::Model;
+use self::regs::Registers;
+use self::rx::{RxMemory, RxRing};
 use self::tx::TxRing;
-use super::{Capabilities, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError};
-use crate::frame::{Frame, MAX_SEGMENTS};
+use self::tx_desc::Offload;
+use super::{Capabilities, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings};
+use crate::frame::{Frame, MAX_SEGMENTS, TailPool};
 
 /// The length of the register window, BAR 0.
 pub const WINDOW: usize = regs::WINDOW;
 
-/// Causes that always interrupt. Sent frames do only when the ring fills up: nobody waits for them otherwise.
-const CAUSES: u32 = cause::RXT0 | cause::RXO | cause::LSC;
 /// Used transmit descriptors from which on the card is asked to interrupt for sent frames.
 const TX_CROWDED: u8 = 128;
 /// How long a frame may take to be sent while the link is up.
 const WATCHDOG: Duration = Duration::from_secs(5);
 /// How often the link is looked at without being asked to.
 const HEALTH: Duration = Duration::from_secs(1);
-/// Longest frame without jumbo frames: a VLAN tag on top of 1514.
-const MAX_FRAME: usize = 1518;
+/// Longest frame that any of the cards can be set to.
+const MAX_FRAME: usize = 9018;
+/// What the card may write into one buffer, unless frames are longer.
+const BUFFER: u16 = 2048;
+const LONG_BUFFER: u16 = 4096;
+/// Received frames in several buffers that may be on their way at a time.
+const TAILS: usize = 96;
 
 /// A card that has been reset and does nothing.
 pub struct Quiet<R, C> {
@@ -54,29 +68,36 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
     ///
     /// # Errors
     /// Whatever the card does not do within its deadline; [`NicError::Unsupported`] if it has no valid address.
-    pub fn reset(window: R, clock: C) -> Result<Self, NicError> {
-        let regs = Registers::new(window);
+    pub fn reset(model: Model, window: R, clock: C) -> Result<Self, NicError> {
+        let regs = Registers::new(window, model);
         setup::reset(&regs, &clock)?;
         let mac = setup::mac(&regs, &clock)?;
         Ok(Self { regs, clock, mac })
     }
 
-    /// Puts the card to work. `spare` is the number of received frames that may be on their way at a time.
+    /// Puts the card to work, with `vectors` interrupts of a kind.
     ///
     /// # Errors
     /// [`NicError::NoMemory`], or what the card does not do within its deadline.
-    pub fn start(self, dma: &impl Dma, spare: usize) -> Result<E1000<R, C>, NicError> {
-        let (rx, tx) = (RxRing::new(dma, spare)?, TxRing::new(dma)?);
-        let now = self.clock.now();
-        let mut card = E1000 {
+    pub fn start(
+        self,
+        dma: &impl Dma,
+        settings: Settings,
+        (kind, vectors): (InterruptKind, u16),
+    ) -> Result<Intel<R, C>, NicError> {
+        let (model, now) = (self.regs.model, self.clock.now());
+        let max_frame = settings.max_frame.clamp(STANDARD_FRAME, MAX_FRAME);
+        let mut card = Intel {
             regs: self.regs,
             clock: self.clock,
             mac: self.mac,
-            rx,
-            tx,
+            rx: receive_rings(dma, model, max_frame, settings.spare)?,
+            tx: TxRing::new(dma, model)?,
+            interrupts: Interrupts::new(model, kind, vectors),
+            max_frame,
+            turn: 0,
             link: Link::Down,
             counters: NicCounters::default(),
-            enabled: 0,
             progress: now,
             checked: now,
             look: false,
@@ -85,6 +106,19 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
         card.bring_up()?;
         Ok(card)
     }
+}
+
+fn receive_rings(dma: &impl Dma, model: Model, max_frame: usize, spare: usize) -> Result<Vec<RxRing>, NicError> {
+    let long = max_frame > usize::from(BUFFER);
+    let buffers = model.rx_queues().saturating_mul(model.rx_ring()).saturating_add(spare);
+    let memory = RxMemory {
+        pool: dma.dma_pool(buffers).map_err(|_| NicError::NoMemory)?,
+        tails: TailPool::new(if long { TAILS } else { 0 }),
+        buffer: if long { LONG_BUFFER } else { BUFFER },
+        max_frame,
+    };
+    let ring = |queue| RxRing::new(dma, memory.clone(), model, queue);
+    (0..model.rx_queues()).map(ring).collect()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,16 +132,20 @@ enum State {
 }
 
 /// A card in service.
-pub struct E1000<R: Mmio, C: Clock> {
+pub struct Intel<R: Mmio, C: Clock> {
     regs: Registers<R>,
     clock: C,
     mac: MacAddress,
-    rx: RxRing,
+    /// One per receive queue.
+    rx: Vec<RxRing>,
     tx: TxRing,
+    interrupts: Interrupts,
+    /// Longest frame, without FCS.
+    max_frame: usize,
+    /// The receive queue to look at next.
+    turn: usize,
     link: Link,
     counters: NicCounters,
-    /// The causes that are enabled in the card.
-    enabled: u32,
     /// When a sent frame was last reported, or became the only one on its way.
     progress: Instant,
     /// When the link was last looked at.
@@ -117,18 +155,24 @@ pub struct E1000<R: Mmio, C: Clock> {
     state: State,
 }
 
-impl<R: Mmio, C: Clock> E1000<R, C> {
+impl<R: Mmio, C: Clock> Intel<R, C> {
     /// Programs a card that has been reset.
     fn bring_up(&mut self) -> Result<(), NicError> {
         setup::configure(&self.regs, &self.clock)?;
-        self.rx.start(&self.regs);
+        self.interrupts.configure(&self.regs);
         let lost = self.tx.start(&self.regs);
         self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(lost);
+        // From here on it may do DMA.
+        self.state = State::Failed(NicError::TimedOut("start"));
+        for ring in &mut self.rx {
+            ring.start(&self.regs, &self.clock)?;
+        }
+        setup::switch_on(&self.regs, self.regs.model.tx_queue(), &self.clock)?;
+        let buffer = if self.max_frame > usize::from(BUFFER) { LONG_BUFFER } else { BUFFER };
+        setup::enable(&self.regs, self.max_frame, buffer);
         self.state = State::Running;
-        setup::enable(&self.regs);
         self.link = setup::link(&self.regs)?;
         self.progress = self.clock.now();
-        self.enabled = 0;
         Ok(())
     }
 
@@ -158,6 +202,8 @@ impl<R: Mmio, C: Clock> E1000<R, C> {
         if self.look || now.saturating_since(self.checked) >= HEALTH {
             (self.look, self.checked) = (false, now);
             self.link = setup::link(&self.regs)?;
+            let missed = setup::take_missed(&self.regs);
+            self.counters.rx_dropped = self.counters.rx_dropped.wrapping_add(missed);
             if self.link == Link::Down {
                 // Frames wait for the link; that is not the card's fault.
                 self.progress = now;
@@ -173,12 +219,18 @@ impl<R: Mmio, C: Clock> E1000<R, C> {
     }
 }
 
-impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
+impl<R: Mmio, C: Clock> Nic for Intel<R, C> {
     fn mac(&self) -> MacAddress {
         self.mac
     }
     fn capabilities(&self) -> Capabilities {
-        Capabilities { tx_checksum: true, tso4: true, tso6: true, max_segments: MAX_SEGMENTS, max_frame: MAX_FRAME }
+        Capabilities {
+            tx_checksum: true,
+            tso4: true,
+            tso6: true,
+            max_segments: MAX_SEGMENTS,
+            max_frame: self.max_frame,
+        }
     }
     fn link(&self) -> Link {
         self.link
@@ -198,12 +250,13 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
                 return Err(frame);
             }
         }
-        // Not before there is room: this changes headers.
+        // Not before there is room: this changes the frame.
+        let format = self.regs.model.tx_format();
         let offload = match frame.gso {
-            None => Offload::checksum(frame.checksum),
-            Some(gso) => segment::prepare(&mut frame, gso),
+            None => frame.pad(MIN_FRAME).then_some(()).and_then(|()| Offload::whole(&frame, format)),
+            Some(gso) => segment::prepare(&mut frame, gso, format),
         };
-        match offload.filter(|_| frame.pad(MIN_FRAME)) {
+        match offload {
             Some(offload) => self.tx.push(frame, offload),
             None => {
                 self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(1);
@@ -228,7 +281,30 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
         if self.state != State::Running {
             return None;
         }
-        self.rx.receive(&self.regs, &mut self.counters)
+        // A frame from each queue in turn.
+        for _ in 0..self.rx.len() {
+            let ring = self.rx.get_mut(self.turn);
+            let frame = ring.and_then(|ring| ring.receive(&self.regs, &mut self.counters));
+            self.turn = self.turn.wrapping_add(1);
+            if self.turn >= self.rx.len() {
+                self.turn = 0;
+            }
+            if frame.is_some() {
+                return frame;
+            }
+        }
+        None
+    }
+
+    fn note_interrupts(&mut self, vectors: u32) {
+        if self.state == State::Running {
+            match self.interrupts.note(&self.regs, vectors) {
+                Ok(look) => self.look |= look,
+                Err(error) => {
+                    self.fail(error);
+                }
+            }
+        }
     }
 
     fn poll(&mut self) -> Result<(), NicError> {
@@ -246,22 +322,16 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
         if self.state != State::Running {
             return matches!(self.state, State::Failed(_));
         }
-        let mut freed = self.reclaim();
-        let wanted = if self.tx.used() >= TX_CROWDED { CAUSES | cause::TXDW } else { CAUSES };
-        if wanted != self.enabled {
-            self.regs.write(Reg::IMC, !wanted);
-            self.regs.write(Reg::IMS, wanted);
-            self.enabled = wanted;
+        let freed = self.reclaim();
+        match self.interrupts.enable(&self.regs, self.tx.used() >= TX_CROWDED) {
+            Ok(look) => self.look |= look,
+            Err(error) => {
+                self.fail(error);
+                return true;
+            }
         }
-        // Deasserts the line. What happens from here on asserts it again, so the rings are looked at after.
-        let causes = self.regs.read(Reg::ICR);
-        if causes == GONE {
-            self.fail(NicError::Gone);
-            return true;
-        }
-        freed |= self.reclaim();
-        self.look |= causes & cause::LSC != 0;
-        freed || self.look || self.rx.is_ready()
+        let freed = self.reclaim() || freed;
+        freed || self.look || self.rx.iter().any(RxRing::is_ready)
     }
 
     fn quiesce(&mut self) {
@@ -274,14 +344,14 @@ impl<R: Mmio, C: Clock> Nic for E1000<R, C> {
     }
 }
 
-impl<R: Mmio, C: Clock> Drop for E1000<R, C> {
+impl<R: Mmio, C: Clock> Drop for Intel<R, C> {
     fn drop(&mut self) {
         if self.state != State::Stopped {
             self.quiesce();
         }
         if self.state != State::Stopped {
             // It may still do DMA: its memory must never be used for anything else.
-            self.rx.leak();
+            self.rx.iter_mut().for_each(RxRing::leak);
             self.tx.leak();
         }
     }
