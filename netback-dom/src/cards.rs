@@ -10,6 +10,8 @@ use xen_pv_rt::hyp::{Instant, Platform};
 use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME};
 
+/// Bytes of an Ethernet header with a VLAN tag.
+const TAGGED_HEADER: usize = 18;
 /// How often a card is looked at without an interrupt while there is traffic: finds work whose interrupt was lost.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// The same when there was no traffic for [`TRAFFIC_MEMORY`]; also how soon a change of the link is seen.
@@ -47,17 +49,22 @@ pub struct Cards<H: Platform> {
 }
 
 impl<H: Platform> Cards<H> {
-    /// Connects to xen-pciback and puts every function into service.
+    /// Connects to xen-pciback and puts every function into service, for frames that an MTU of `mtu` makes.
     ///
     /// # Errors
     /// [`NoCards`] if there is none, or one that cannot be used.
-    pub async fn start(hyp: &H) -> Result<Self, NoCards> {
+    pub async fn start(hyp: &H, mtu: usize) -> Result<Self, NoCards> {
+        let max_frame = mtu.saturating_add(TAGGED_HEADER).max(STANDARD_FRAME);
         let bus = PciBus::connect(hyp.clone()).await.map_err(NoCards::Bus)?;
         let mut cards = Vec::new();
         for sbdf in bus.functions() {
             let device = bus.device(*sbdf).map_err(|error| NoCards::Card(error.into()))?;
-            let mut card = AttachedNic::attach(device, STANDARD_FRAME).await.map_err(NoCards::Card)?;
+            let mut card = AttachedNic::attach(device, max_frame).await.map_err(NoCards::Card)?;
             log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
+            let can = card.card().capabilities().max_frame;
+            if can < max_frame {
+                log::warn!("nic {sbdf}: frames of {can} bytes at most, for mtu={mtu} they would be of {max_frame}");
+            }
             cards.push(Some(card));
         }
         let links = cards.iter().map(|_| Link::Down).collect();

@@ -14,13 +14,16 @@ pub struct Config {
     pub ageing: Duration,
     /// Most queues of a vif (`queues=`, 1 to 8).
     pub queues: usize,
+    /// Largest MTU of the networks that the cards are on, in bytes (`mtu=`, 68 to 9000): they receive and send frames
+    /// for it as far as they can. Frames for an MTU of 1500 always fit.
+    pub mtu: usize,
     /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
     pub log: log::LevelFilter,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ageing: Duration::from_secs(300), queues: 4, log: log::LevelFilter::Info }
+        Self { ageing: Duration::from_secs(300), queues: 4, mtu: 1500, log: log::LevelFilter::Info }
     }
 }
 
@@ -36,7 +39,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: ageing=, log=, queues=)"),
+            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: ageing=, log=, mtu=, queues=)"),
             Self::BadValue(word, wanted) => write!(f, "bad value in option {word:?}: {wanted}"),
         }
     }
@@ -59,6 +62,10 @@ impl Config {
                 Some(("queues", value)) => {
                     let queues = value.parse().ok().filter(|queues| (1..=8).contains(queues));
                     config.queues = queues.ok_or(bad("1 to 8 queues"))?;
+                }
+                Some(("mtu", value)) => {
+                    let mtu = value.parse().ok().filter(|mtu| (68..=9000).contains(mtu));
+                    config.mtu = mtu.ok_or(bad("68 to 9000 bytes"))?;
                 }
                 Some(("log", value)) => config.log = level(value).ok_or(bad("error, warn or info"))?,
                 _ => return Err(ConfigError::Unknown(word.to_string())),
@@ -88,13 +95,16 @@ mod tests {
 
     #[test]
     fn options_are_read_in_any_order() {
-        let config = Config::parse("log=warn  ageing=60 queues=8");
-        assert_eq!(config, Ok(Config { ageing: Duration::from_secs(60), queues: 8, log: log::LevelFilter::Warn }));
+        let config = Config::parse("log=warn  ageing=60 queues=8 mtu=9000");
+        assert_eq!(
+            config,
+            Ok(Config { ageing: Duration::from_secs(60), queues: 8, mtu: 9000, log: log::LevelFilter::Warn })
+        );
     }
 
     #[test]
     fn an_unknown_option_is_named() {
-        for word in ["mtu=9000", "ageing", "quiet", "=", "Log=info"] {
+        for word in ["mtus=9000", "ageing", "quiet", "=", "Log=info"] {
             assert_eq!(Config::parse(&alloc::format!("log=info {word}")), Err(ConfigError::Unknown(word.to_string())));
         }
     }
@@ -112,6 +122,9 @@ mod tests {
             "queues=0",
             "queues=9",
             "queues=",
+            "mtu=67",
+            "mtu=9001",
+            "mtu=",
         ] {
             assert!(matches!(Config::parse(word), Err(ConfigError::BadValue(named, _)) if named == word));
         }

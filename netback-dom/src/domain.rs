@@ -62,7 +62,7 @@ impl<H: Platform> Domain<H> {
     pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
         let config = Config::parse(command_line).map_err(StartError::Config)?;
         log::set_max_level(config.log);
-        let cards = block_on(&hyp, Cards::start(&hyp)).map_err(StartError::Cards)?;
+        let cards = block_on(&hyp, Cards::start(&hyp, config.mtu)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
