@@ -22,6 +22,9 @@ pub const MIN_FRAME: usize = 60;
 /// Longest frame in bytes, without FCS, with the usual MTU of 1500: a VLAN tag on top of 1514.
 pub const STANDARD_FRAME: usize = 1518;
 
+/// Longest frame in bytes, without FCS, that a card can be set to: for an MTU of 9000, with a VLAN tag.
+pub const LONGEST_FRAME: usize = 9018;
+
 /// What a card is set to at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {

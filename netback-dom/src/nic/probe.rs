@@ -161,7 +161,7 @@ fn start<H: Platform>(
         }
         QuietCard::Virtio(mut quiet) => {
             quiet.transport().use_msix(interrupts.kind() == InterruptKind::MsiX);
-            quiet.start(platform, SPARE_BUFFERS).map(Card::Virtio)
+            quiet.start(platform, settings).map(Card::Virtio)
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::model::intel::{Card, MAC, reg};
-use crate::model::{Frames, TestClock, bytes_of, checksum, payload, sum};
+use crate::model::{Frames, TestClock, bytes_of, checksum, payload, sum, tcp};
 use netback_dom::frame::{Checksum, Gso};
 use netback_dom::nic::intel::{Intel, Model, Quiet};
 use netback_dom::nic::{Link, MacAddress, Nic, NicError, Settings};
@@ -204,30 +204,6 @@ fn a_blank_checksum_is_filled_in_and_the_context_is_sent_once(kind: Kind) {
         assert_eq!(bench.card.sent(), [bytes, payload(number, 100)]);
     }
     assert_eq!(bench.card.state.borrow().contexts, 1);
-}
-
-/// A TCP packet with complete headers and the pseudo-header sum in its checksum field.
-fn tcp(ipv6: bool, len: usize) -> (Vec<u8>, usize) {
-    let start = if ipv6 { 54 } else { 34 };
-    let mut bytes = payload(9, start + 20 + len);
-    bytes[12..14].copy_from_slice(if ipv6 { &[0x86, 0xdd] } else { &[8, 0] });
-    let tcp_len = u16::try_from(20 + len).unwrap();
-    let addresses = if ipv6 { 22..54 } else { 26..34 };
-    if ipv6 {
-        bytes[18..20].copy_from_slice(&tcp_len.to_be_bytes());
-    } else {
-        bytes[14] = 0x45;
-        bytes[16..18].copy_from_slice(&(tcp_len + 20).to_be_bytes());
-        bytes[18..20].copy_from_slice(&[0, 1]);
-        bytes[24..26].copy_from_slice(&[0, 0]);
-        let value = checksum(&bytes[14..34]);
-        bytes[24..26].copy_from_slice(&value.to_be_bytes());
-    }
-    bytes[start + 4..start + 8].copy_from_slice(&1000_u32.to_be_bytes());
-    bytes[start + 12] = 0x50;
-    let pseudo = sum(&[&bytes[addresses], &[0, 6], &tcp_len.to_be_bytes()].concat());
-    bytes[start + 16..start + 18].copy_from_slice(&pseudo.to_be_bytes());
-    (bytes, start)
 }
 
 fn a_large_packet_is_cut_into_segments_with_good_checksums(kind: Kind) {

@@ -17,3 +17,4 @@ mod intel;
 mod intel_queues;
 mod model;
 mod virtio;
+mod virtio_long;

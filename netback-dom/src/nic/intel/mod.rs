@@ -36,7 +36,9 @@ use self::regs::Registers;
 use self::rx::{RxMemory, RxRing};
 use self::tx::TxRing;
 use self::tx_desc::Offload;
-use super::{Capabilities, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings};
+use super::{
+    Capabilities, LONGEST_FRAME, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings,
+};
 use crate::frame::{Frame, MAX_SEGMENTS, TailPool};
 
 /// The length of the register window, BAR 0.
@@ -48,8 +50,6 @@ const TX_CROWDED: u8 = 128;
 const WATCHDOG: Duration = Duration::from_secs(5);
 /// How often the link is looked at without being asked to.
 const HEALTH: Duration = Duration::from_secs(1);
-/// Longest frame that any of the cards can be set to.
-const MAX_FRAME: usize = 9018;
 /// What the card may write into one buffer, unless frames are longer.
 const BUFFER: u16 = 2048;
 const LONG_BUFFER: u16 = 4096;
@@ -86,7 +86,7 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
         (kind, vectors): (InterruptKind, u16),
     ) -> Result<Intel<R, C>, NicError> {
         let (model, now) = (self.regs.model, self.clock.now());
-        let max_frame = settings.max_frame.clamp(STANDARD_FRAME, MAX_FRAME);
+        let max_frame = settings.max_frame.clamp(STANDARD_FRAME, LONGEST_FRAME);
         let mut card = Intel {
             regs: self.regs,
             clock: self.clock,

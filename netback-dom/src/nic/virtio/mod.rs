@@ -4,12 +4,16 @@
 //! ([`Queue`] says why), and so is the PCI transport ([`VirtioPci`]). [`Quiet::reset`] stops the device,
 //! [`Quiet::start`] puts it to work as a [`VirtioNet`]; between the two the caller lets it do DMA.
 //!
-//! One queue pair. With MSI-X the hot path accesses no register but the notification, and that only when the
+//! One queue pair, one vCPU. With MSI-X the hot path accesses no register but the notification, and that only when the
 //! device asks for it; with an interrupt line, its cause is read once before going to sleep.
 //!
-//! Virtio 1.2, section 5.1. Not here: several queue pairs, the control queue, segmentation on receive. All
-//! frames arrive anyway: a device without the control queue is promiscuous.
+//! Received frames may be spread over several buffers: long ones, and TCP packets that the device or its host has
+//! not cut up, which go to guests as they are if those take them. A device with a control queue is told to be
+//! promiscuous; one without is so anyway.
+//!
+//! Virtio 1.2, section 5.1. Not here: several queue pairs.
 
+mod control;
 mod rx;
 mod tx;
 
@@ -18,9 +22,12 @@ use core::time::Duration;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use xen_pv_rt::hyp::{Clock, Dma, Instant};
 
+use self::control::Control;
 use self::rx::Receiver;
 use self::tx::Transmitter;
-use super::{Capabilities, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError};
+use super::{
+    Capabilities, LONGEST_FRAME, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings,
+};
 use crate::frame::{Frame, MAX_SEGMENTS};
 use virtio_pci::{Queue, QueueError};
 pub use virtio_pci::{VirtioPci, Window, Windows};
@@ -33,8 +40,14 @@ bitflags::bitflags! {
         const CSUM = 1 << 0;
         /// The device passes blank and verified checksums on to us.
         const GUEST_CSUM = 1 << 1;
+        /// There is an MTU in configuration space.
+        const MTU = 1 << 3;
         /// There is an address in configuration space.
         const MAC = 1 << 5;
+        /// The device passes on TCP over IPv4 that is not cut up.
+        const GUEST_TSO4 = 1 << 7;
+        /// The device passes on TCP over IPv6 that is not cut up.
+        const GUEST_TSO6 = 1 << 8;
         /// The device cuts up TCP over IPv4.
         const HOST_TSO4 = 1 << 11;
         /// The device cuts up TCP over IPv6.
@@ -43,6 +56,10 @@ bitflags::bitflags! {
         const MRG_RXBUF = 1 << 15;
         /// There is a link state in configuration space.
         const STATUS = 1 << 16;
+        /// There is a control queue.
+        const CTRL_VQ = 1 << 17;
+        /// It takes commands about which frames are received.
+        const CTRL_RX = 1 << 18;
         /// Notifications and interrupts by index.
         const EVENT_IDX = 1 << 29;
         /// Not a legacy device.
@@ -52,12 +69,34 @@ bitflags::bitflags! {
     }
 }
 
-/// Queue numbers.
+impl Features {
+    /// What we take of an offer: nothing that depends on something that is not in it.
+    fn chosen_from(offer: u64) -> Self {
+        let mut chosen = Self::from_bits_truncate(offer);
+        for (feature, needs) in [
+            (Self::HOST_TSO4 | Self::HOST_TSO6, Self::CSUM),
+            // Without, each buffer would have to hold 64 KiB.
+            (Self::GUEST_TSO4 | Self::GUEST_TSO6, Self::GUEST_CSUM | Self::MRG_RXBUF),
+            (Self::CTRL_RX, Self::CTRL_VQ),
+        ] {
+            if !chosen.contains(needs) {
+                chosen.remove(feature);
+            }
+        }
+        chosen
+    }
+}
+
+/// Queue numbers; that of the control queue is for devices with one queue pair.
 const RX: u16 = 0;
 const TX: u16 = 1;
+const CONTROL: u16 = 2;
 /// Offsets in configuration space.
 const CONFIG_MAC: usize = 0;
 const CONFIG_STATUS: usize = 6;
+const CONFIG_MTU: usize = 10;
+/// The smallest MTU there is.
+const MIN_MTU: u16 = 68;
 /// Bit of the link state.
 const LINK_UP: u16 = 1;
 /// Length of `struct virtio_net_hdr_v1` in bytes.
@@ -70,8 +109,8 @@ const DEADLINE: Duration = Duration::from_millis(100);
 const WATCHDOG: Duration = Duration::from_secs(5);
 /// How often link and status are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
-/// Longest frame: a VLAN tag on top of 1514.
-const MAX_FRAME: usize = 1518;
+/// Bytes of an Ethernet header with a VLAN tag.
+const TAGGED_HEADER: usize = 18;
 
 impl From<QueueError> for NicError {
     fn from(error: QueueError) -> Self {
@@ -104,15 +143,18 @@ impl<T: Transport, C: Clock> Quiet<T, C> {
         &mut self.transport
     }
 
-    /// Puts the device to work. `spare` is the number of received frames that may be on their way at a time.
+    /// Puts the device to work.
     ///
     /// # Errors
     /// [`NicError::NoMemory`]; [`NicError::Unsupported`] if the device lacks a feature that the driver needs.
-    pub fn start(self, dma: &impl Dma, spare: usize) -> Result<VirtioNet<T, C>, NicError> {
+    pub fn start(self, dma: &impl Dma, settings: Settings) -> Result<VirtioNet<T, C>, NicError> {
         let now = self.clock.now();
         let mut card = VirtioNet {
-            rx: Receiver::new(Queue::new(dma)?, dma, spare)?,
+            rx: Receiver::new(Queue::new(dma)?, dma, settings.spare)?,
             tx: Transmitter::new(Queue::new(dma)?, dma)?,
+            control: Control::new(dma)?,
+            wanted_frame: settings.max_frame.clamp(STANDARD_FRAME, LONGEST_FRAME),
+            max_frame: STANDARD_FRAME,
             transport: self.transport,
             clock: self.clock,
             mac: MacAddress::BROADCAST,
@@ -129,6 +171,18 @@ impl<T: Transport, C: Clock> Quiet<T, C> {
         }
         Ok(card)
     }
+}
+
+/// Waits until `done`, with a deadline.
+fn wait<C: Clock>(clock: &C, what: &'static str, mut done: impl FnMut() -> bool) -> Result<(), NicError> {
+    let deadline = clock.now().saturating_add(DEADLINE);
+    while !done() {
+        if clock.now() >= deadline {
+            return Err(NicError::TimedOut(what));
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
 }
 
 /// Resets the device. Returning `Ok` means that it no longer touches memory.
@@ -161,6 +215,10 @@ pub struct VirtioNet<T: Transport, C: Clock> {
     clock: C,
     rx: Receiver,
     tx: Transmitter,
+    control: Control,
+    /// Longest frame that we want, and that we and the device agree on.
+    wanted_frame: usize,
+    max_frame: usize,
     mac: MacAddress,
     features: Features,
     link: Link,
@@ -175,26 +233,53 @@ pub struct VirtioNet<T: Transport, C: Clock> {
 impl<T: Transport, C: Clock> VirtioNet<T, C> {
     /// Sets up a device that has been reset. Virtio 1.2, 3.1.1.
     fn bring_up(&mut self) -> Result<(), NicError> {
-        self.features = self.transport.begin_init(Features::all());
-        if !self.features.contains(Features::VERSION_1) {
-            return Err(NicError::Unsupported("virtio 1.0"));
-        }
-        // virtio-drivers leaves it to us to see whether the device agreed.
-        if !self.transport.get_status().contains(DeviceStatus::FEATURES_OK) {
-            return Err(NicError::Unsupported("the features that the driver chose from its offer"));
-        }
+        self.negotiate()?;
         self.mac = self.read_mac()?;
         let event_idx = self.features.contains(Features::EVENT_IDX);
         let lost = self.tx.start(&mut self.transport, event_idx)?;
         self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(lost);
-        self.rx.start(&mut self.transport, self.features)?;
+        let wanted = self.read_max_frame();
+        self.max_frame = self.rx.start(&mut self.transport, self.features, wanted)?;
+        if self.features.contains(Features::CTRL_RX) {
+            self.control.start(&mut self.transport, event_idx)?;
+        }
         // From here on it may do DMA.
         self.state = State::Running;
         self.transport.finish_init();
         self.rx.flush(&mut self.transport);
+        if self.features.contains(Features::CTRL_RX) {
+            self.control.receive_everything(&mut self.transport, &self.clock)?;
+        }
         self.link = self.read_link()?;
         self.progress = self.clock.now();
         Ok(())
+    }
+
+    /// Agrees on features. Virtio 1.2, 3.1.1, steps 2 to 6.
+    fn negotiate(&mut self) -> Result<(), NicError> {
+        let driver = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
+        self.transport.set_status(driver);
+        self.features = Features::chosen_from(self.transport.read_device_features());
+        if !self.features.contains(Features::VERSION_1) {
+            return Err(NicError::Unsupported("virtio 1.0"));
+        }
+        self.transport.write_driver_features(self.features.bits());
+        self.transport.set_status(driver | DeviceStatus::FEATURES_OK);
+        if self.transport.get_status().contains(DeviceStatus::FEATURES_OK) {
+            Ok(())
+        } else {
+            Err(NicError::Unsupported("the features that the driver chose from its offer"))
+        }
+    }
+
+    /// The longest frame that we want and the device, if it says so, takes.
+    fn read_max_frame(&self) -> usize {
+        let mtu: Option<u16> =
+            self.transport.read_config_space(CONFIG_MTU).ok().filter(|_| self.features.contains(Features::MTU));
+        match mtu.filter(|mtu| *mtu >= MIN_MTU) {
+            Some(mtu) => self.wanted_frame.min(usize::from(mtu).saturating_add(TAGGED_HEADER)),
+            None => self.wanted_frame,
+        }
     }
 
     fn read_mac(&self) -> Result<MacAddress, NicError> {
@@ -264,7 +349,7 @@ impl<T: Transport, C: Clock> Nic for VirtioNet<T, C> {
             tso4: tx_checksum && self.features.contains(Features::HOST_TSO4),
             tso6: tx_checksum && self.features.contains(Features::HOST_TSO6),
             max_segments: MAX_SEGMENTS,
-            max_frame: MAX_FRAME,
+            max_frame: self.max_frame,
         }
     }
     fn link(&self) -> Link {
@@ -357,6 +442,7 @@ impl<T: Transport, C: Clock> Drop for VirtioNet<T, C> {
             // It may still do DMA: its memory must never be used for anything else.
             self.rx.leak();
             self.tx.leak();
+            self.control.leak();
         }
     }
 }

@@ -7,11 +7,13 @@ use virtio_pci::{Buffer, MAX_SIZE, Queue, Used};
 use xen_pv_rt::hyp::{Dma, DmaBuf, DmaPool};
 
 use super::{Features, HEADER, RX};
-use crate::frame::{Checksum, Frame, Segment, TailPool};
-use crate::nic::{MIN_HEADER, NicCounters, NicError};
+use crate::frame::{Checksum, Frame, Gso, Segment, TailPool};
+use crate::nic::{MIN_HEADER, NicCounters, NicError, STANDARD_FRAME};
+use crate::segmentation;
 
-/// What the device may write into one buffer, its header included.
+/// What the device may write into one buffer, its header included, and the same where frames may be long.
 const BUFFER: u16 = 2048;
+const LONG_BUFFER: u16 = 4096;
 /// Descriptors that are refilled together.
 const REFILL_BATCH: usize = 64;
 /// Frames in several buffers that may be on their way at a time.
@@ -19,6 +21,9 @@ const TAILS: usize = 32;
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM` and `VIRTIO_NET_HDR_F_DATA_VALID`.
 const NEEDS_CSUM: u8 = 1;
 const DATA_VALID: u8 = 2;
+/// `VIRTIO_NET_HDR_GSO_TCPV4` and `VIRTIO_NET_HDR_GSO_TCPV6`.
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
 
 pub(super) struct Receiver {
     queue: Queue,
@@ -27,6 +32,10 @@ pub(super) struct Receiver {
     /// The buffer of each descriptor in the device's hands.
     buffers: Vec<Option<DmaBuf>>,
     features: Features,
+    /// What the device may write into one buffer.
+    buffer: u16,
+    /// Longest frame that is not to be cut up.
+    max_frame: usize,
     /// A frame whose remaining buffers have not come yet.
     partial: Option<Partial>,
     /// Nothing was ever received: the buffers are zeros.
@@ -36,13 +45,20 @@ pub(super) struct Receiver {
 struct Partial {
     /// `None` if the frame is being dropped.
     frame: Option<Frame>,
+    /// How it is to be cut up, if it is.
+    gso: Option<Gso>,
     /// Buffers that are still to come.
     missing: u16,
 }
 
+/// A header asks for something that the device was not allowed to.
+struct NotAgreed;
+
 /// `struct virtio_net_hdr_v1`, as far as it matters on receive.
 struct Header {
     flags: u8,
+    gso_type: u8,
+    gso_size: u16,
     csum_start: u16,
     csum_offset: u16,
     num_buffers: u16,
@@ -50,9 +66,21 @@ struct Header {
 
 impl Header {
     fn read(bytes: &[u8]) -> Option<Self> {
-        let [flags, _, _, _, _, _, a, b, c, d, e, f] = *bytes.first_chunk()?;
-        let [csum_start, csum_offset, num_buffers] = [[a, b], [c, d], [e, f]].map(u16::from_le_bytes);
-        Some(Self { flags, csum_start, csum_offset, num_buffers })
+        let [flags, gso_type, _, _, g, h, a, b, c, d, e, f] = *bytes.first_chunk()?;
+        let [gso_size, csum_start, csum_offset, num_buffers] = [[g, h], [a, b], [c, d], [e, f]].map(u16::from_le_bytes);
+        Some(Self { flags, gso_type, gso_size, csum_start, csum_offset, num_buffers })
+    }
+
+    /// How the frame is to be cut up, if it is. An error if that was not agreed.
+    fn gso(&self, features: Features) -> Result<Option<Gso>, NotAgreed> {
+        let (feature, ipv6) = match self.gso_type {
+            0 => return Ok(None),
+            GSO_TCPV4 => (Features::GUEST_TSO4, false),
+            GSO_TCPV6 => (Features::GUEST_TSO6, true),
+            _ => return Err(NotAgreed),
+        };
+        let agreed = features.contains(feature) && self.gso_size > 0;
+        agreed.then_some(Some(Gso { ipv6, size: self.gso_size })).ok_or(NotAgreed)
     }
 
     /// What the device knows of the checksum. Only believed if that was agreed, and if the field is in the frame.
@@ -75,12 +103,24 @@ impl Receiver {
         let pool = dma.dma_pool(usize::from(MAX_SIZE).saturating_add(spare)).map_err(|_| NicError::NoMemory)?;
         let buffers = (0..MAX_SIZE).map(|_| None).collect();
         let (tails, features) = (TailPool::new(TAILS), Features::empty());
-        Ok(Self { queue, pool, tails, buffers, features, partial: None, fresh: true })
+        let (buffer, max_frame) = (BUFFER, STANDARD_FRAME);
+        Ok(Self { queue, pool, tails, buffers, features, buffer, max_frame, partial: None, fresh: true })
     }
 
-    /// Fills the queue anew and programs a device that has been reset.
-    pub(super) fn start<T: Transport>(&mut self, transport: &mut T, features: Features) -> Result<(), NicError> {
+    /// Fills the queue anew and programs a device that has been reset. Frames of up to `wanted` bytes are to be
+    /// received; of which length they can be is returned.
+    pub(super) fn start<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        features: Features,
+        wanted: usize,
+    ) -> Result<usize, NicError> {
         self.features = features;
+        let long = wanted.saturating_add(HEADER.into()) > BUFFER.into();
+        let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
+        self.buffer = if long || large { LONG_BUFFER } else { BUFFER };
+        let one = usize::from(self.buffer.saturating_sub(HEADER));
+        self.max_frame = if features.contains(Features::MRG_RXBUF) { wanted } else { wanted.min(one) };
         self.partial = None;
         self.buffers.fill_with(|| None);
         self.queue.start(transport.max_queue_size(RX), features.contains(Features::EVENT_IDX))?;
@@ -90,7 +130,7 @@ impl Receiver {
         self.queue.disable_interrupts();
         self.refill();
         self.fresh = false;
-        Ok(())
+        Ok(self.max_frame)
     }
 
     /// Gives the device as many buffers as there are.
@@ -107,10 +147,10 @@ impl Receiver {
     fn arm(&mut self, mut buf: DmaBuf) -> bool {
         // What an earlier frame left must not reach anyone if the device reports more than it wrote. At first
         // there are zeros in it anyway.
-        if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(BUFFER)).filter(|_| !self.fresh) {
+        if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(self.buffer)).filter(|_| !self.fresh) {
             dirty.fill(0);
         }
-        let buffer = Buffer::from_device(buf.maddr(), BUFFER.into());
+        let buffer = Buffer::from_device(buf.maddr(), self.buffer.into());
         let Some(head) = self.queue.push(core::iter::once(buffer)) else { return false };
         if let Some(slot) = self.buffers.get_mut(usize::from(head)) {
             *slot = Some(buf);
@@ -169,7 +209,7 @@ impl Receiver {
             Some(partial) => partial.frame = None,
             None => {
                 let buffers = Header::read(bytes).map_or(1, |header| header.num_buffers.max(1));
-                self.partial = Some(Partial { frame: None, missing: buffers });
+                self.partial = Some(Partial { frame: None, gso: None, missing: buffers });
             }
         }
         self.finish(counters);
@@ -177,7 +217,7 @@ impl Receiver {
 
     /// Adds a buffer to the frame it belongs to; the frame, if that completes it.
     fn add(&mut self, buf: DmaBuf, used: Used, counters: &mut NicCounters) -> Option<Frame> {
-        let len = u16::try_from(used.len).ok().filter(|len| *len <= BUFFER);
+        let len = u16::try_from(used.len).ok().filter(|len| *len <= self.buffer);
         match &mut self.partial {
             Some(partial) => {
                 let segment = len.filter(|len| *len > 0).map(|len| Segment { buf, offset: 0, len });
@@ -191,14 +231,15 @@ impl Receiver {
                 let header = Header::read(buf.bytes())?;
                 let missing = if self.features.contains(Features::MRG_RXBUF) { header.num_buffers } else { 1 };
                 let len = len.and_then(|len| len.checked_sub(HEADER)).filter(|len| *len >= MIN_HEADER);
-                let frame = len.map(|len| {
+                let gso = header.gso(self.features);
+                let frame = len.filter(|_| gso.is_ok()).map(|len| {
                     let mut frame = Frame::new(Segment { buf, offset: HEADER, len });
                     frame.checksum = header.checksum(self.features, len.into());
                     frame
                 });
                 // A frame of no buffers is nonsense: it is dropped with the one that it came in.
                 let frame = frame.filter(|_| missing > 0);
-                self.partial = Some(Partial { frame, missing: missing.max(1) });
+                self.partial = Some(Partial { frame, gso: gso.unwrap_or(None), missing: missing.max(1) });
             }
         }
         self.finish(counters)
@@ -211,11 +252,22 @@ impl Receiver {
         if partial.missing > 0 {
             return None;
         }
-        let frame = self.partial.take()?.frame;
+        let Partial { frame, gso, .. } = self.partial.take()?;
+        let frame = frame.and_then(|frame| self.whole(frame, gso));
         if frame.is_none() {
             counters.rx_dropped = counters.rx_dropped.wrapping_add(1);
         }
         frame
+    }
+
+    /// Checks a frame of which all buffers have come.
+    fn whole(&self, mut frame: Frame, gso: Option<Gso>) -> Option<Frame> {
+        let len = frame.len();
+        let good = match gso {
+            Some(gso) => segmentation::accept(&mut frame, len, gso),
+            None => len <= self.max_frame,
+        };
+        good.then_some(frame)
     }
 
     /// Keeps the memory allocated for ever: the device may still write to it.

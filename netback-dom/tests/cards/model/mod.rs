@@ -97,3 +97,30 @@ pub fn sum(bytes: &[u8]) -> u16 {
     }
     total as u16
 }
+
+/// A TCP packet with complete headers and the pseudo-header sum in its checksum field.
+pub fn tcp(ipv6: bool, len: usize) -> (Vec<u8>, usize) {
+    let start = if ipv6 { 54 } else { 34 };
+    let mut bytes = payload(9, start + 20 + len);
+    bytes[12..14].copy_from_slice(if ipv6 { &[0x86, 0xdd] } else { &[8, 0] });
+    let tcp_len = u16::try_from(20 + len).unwrap();
+    let addresses = if ipv6 { 22..54 } else { 26..34 };
+    if ipv6 {
+        (bytes[14], bytes[20]) = (0x60, 6);
+        bytes[18..20].copy_from_slice(&tcp_len.to_be_bytes());
+    } else {
+        bytes[14] = 0x45;
+        bytes[16..18].copy_from_slice(&(tcp_len + 20).to_be_bytes());
+        bytes[18..20].copy_from_slice(&[0, 1]);
+        bytes[20..22].copy_from_slice(&[0x40, 0]);
+        bytes[23] = 6;
+        bytes[24..26].copy_from_slice(&[0, 0]);
+        let value = checksum(&bytes[14..34]);
+        bytes[24..26].copy_from_slice(&value.to_be_bytes());
+    }
+    bytes[start + 4..start + 8].copy_from_slice(&1000_u32.to_be_bytes());
+    bytes[start + 12] = 0x50;
+    let pseudo = sum(&[&bytes[addresses], &[0, 6], &tcp_len.to_be_bytes()].concat());
+    bytes[start + 16..start + 18].copy_from_slice(&pseudo.to_be_bytes());
+    (bytes, start)
+}

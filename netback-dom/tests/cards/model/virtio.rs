@@ -15,18 +15,24 @@ use super::checksum;
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x65, 0x43, 0x21];
 pub const RX: usize = 0;
 pub const TX: usize = 1;
+pub const CONTROL: usize = 2;
 
 pub const CSUM: u64 = 1 << 0;
 pub const GUEST_CSUM: u64 = 1 << 1;
+pub const MTU: u64 = 1 << 3;
 pub const F_MAC: u64 = 1 << 5;
+pub const GUEST_TSO4: u64 = 1 << 7;
+pub const GUEST_TSO6: u64 = 1 << 8;
 pub const HOST_TSO4: u64 = 1 << 11;
 pub const MRG_RXBUF: u64 = 1 << 15;
 pub const STATUS: u64 = 1 << 16;
+pub const CTRL_VQ: u64 = 1 << 17;
+pub const CTRL_RX: u64 = 1 << 18;
 pub const EVENT_IDX: u64 = 1 << 29;
 pub const VERSION_1: u64 = 1 << 32;
 pub const ACCESS_PLATFORM: u64 = 1 << 33;
 /// What QEMU offers behind a backend without offloads, and then some.
-pub const USUAL: u64 = F_MAC | MRG_RXBUF | STATUS | EVENT_IDX | VERSION_1 | ACCESS_PLATFORM | 1 << 17 | 1 << 22;
+pub const USUAL: u64 = F_MAC | MRG_RXBUF | STATUS | EVENT_IDX | VERSION_1 | ACCESS_PLATFORM | CTRL_VQ | 1 << 22;
 
 const ISR: usize = 0x1000;
 const DEVICE: usize = 0x2000;
@@ -39,6 +45,10 @@ pub struct Manners {
     pub reset_hangs: bool,
     pub refuses_features: bool,
     pub tx_hangs: bool,
+    /// Commands are never answered.
+    pub control_hangs: bool,
+    /// Commands are refused.
+    pub refuses_commands: bool,
     pub gone: bool,
 }
 
@@ -74,7 +84,9 @@ pub struct State {
     pub status: u8,
     pub config: Vec<u8>,
     pub manners: Manners,
-    pub queues: [QueueState; 2],
+    pub queues: [QueueState; 3],
+    /// Commands that were given.
+    pub commands: Vec<Vec<u8>>,
     pub isr: u8,
     pub sent: Vec<Vec<u8>>,
     /// Headers of the frames in `sent`.
@@ -99,9 +111,10 @@ impl Device {
             features,
             accepted: 0,
             status: 0,
-            config: [&MAC[..], &[1, 0]].concat(),
+            config: [&MAC[..], &[1, 0, 1, 0, 0xdc, 5]].concat(),
             manners: Manners::default(),
-            queues: [queue; 2],
+            queues: [queue; 3],
+            commands: Vec::new(),
             isr: 0,
             sent: Vec::new(),
             headers: Vec::new(),
@@ -247,6 +260,29 @@ impl Device {
         self.sleep(TX);
     }
 
+    /// Does what the control queue says.
+    fn obey(&self) {
+        if self.state.borrow().manners.control_hangs {
+            return;
+        }
+        while let Some(chain) = self.take(CONTROL) {
+            let mut command = Vec::new();
+            for (address, len, writes) in &chain.buffers {
+                if *writes {
+                    let answer = u8::from(self.state.borrow().manners.refuses_commands);
+                    self.write_at(*address, &[answer]);
+                } else {
+                    let mut part = vec![0; *len as usize];
+                    self.memory.read(Maddr::from_raw(*address), &mut part).expect("outside of DMA memory");
+                    command.extend(part);
+                }
+            }
+            self.state.borrow_mut().commands.push(command);
+            self.complete(CONTROL, chain.head.into(), 1);
+        }
+        self.sleep(CONTROL);
+    }
+
     /// Asks to be notified of the next chain.
     fn sleep(&self, index: usize) {
         let queue = self.queue(index);
@@ -344,8 +380,10 @@ impl Device {
                 assert_eq!(offset, NOTIFY + index * MULTIPLIER as usize, "notification address");
                 state.queues[index].kicks += 1;
                 drop(state);
-                if index == TX {
-                    self.transmit();
+                match index {
+                    TX => self.transmit(),
+                    CONTROL => self.obey(),
+                    _ => {}
                 }
             }
             _ => panic!("{size}-byte write of {value:#x} to {offset:#x}"),
