@@ -39,7 +39,8 @@ use self::tx_desc::Offload;
 use super::{
     Capabilities, LONGEST_FRAME, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings,
 };
-use crate::frame::{Frame, MAX_SEGMENTS, TailPool};
+use crate::checksum;
+use crate::frame::{Checksum, Frame, MAX_SEGMENTS, TailPool};
 
 /// The length of the register window, BAR 0.
 pub const WINDOW: usize = regs::WINDOW;
@@ -219,6 +220,16 @@ impl<R: Mmio, C: Clock> Intel<R, C> {
     }
 }
 
+/// Pads a frame to the shortest there may be. Returns whether that was possible.
+///
+/// A blank checksum in it is filled in before: QEMU's 82574 and 82576 make the sum of the pseudo-header anew and
+/// take the padding for a part of the packet. It is a few bytes.
+fn lengthen(frame: &mut Frame) -> bool {
+    let short = frame.len() < MIN_FRAME;
+    let blank = matches!(frame.checksum, Checksum::Blank { .. });
+    (!short || !blank || checksum::complete(frame)) && frame.pad(MIN_FRAME)
+}
+
 impl<R: Mmio, C: Clock> Nic for Intel<R, C> {
     fn mac(&self) -> MacAddress {
         self.mac
@@ -253,7 +264,7 @@ impl<R: Mmio, C: Clock> Nic for Intel<R, C> {
         // Not before there is room: this changes the frame.
         let format = self.regs.model.tx_format();
         let offload = match frame.gso {
-            None => frame.pad(MIN_FRAME).then_some(()).and_then(|()| Offload::whole(&frame, format)),
+            None => lengthen(&mut frame).then_some(()).and_then(|()| Offload::whole(&frame, format)),
             Some(gso) => segment::prepare(&mut frame, gso, format),
         };
         match offload {

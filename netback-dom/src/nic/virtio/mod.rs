@@ -17,6 +17,7 @@ mod control;
 mod rx;
 mod tx;
 
+use alloc::boxed::Box;
 use core::time::Duration;
 
 use virtio_drivers::transport::{DeviceStatus, Transport};
@@ -152,7 +153,7 @@ impl<T: Transport, C: Clock> Quiet<T, C> {
         let mut card = VirtioNet {
             rx: Receiver::new(Queue::new(dma)?, dma, settings.spare)?,
             tx: Transmitter::new(Queue::new(dma)?, dma)?,
-            control: Control::new(dma)?,
+            control: Box::new(Control::new(dma)?),
             wanted_frame: settings.max_frame.clamp(STANDARD_FRAME, LONGEST_FRAME),
             max_frame: STANDARD_FRAME,
             transport: self.transport,
@@ -215,7 +216,8 @@ pub struct VirtioNet<T: Transport, C: Clock> {
     clock: C,
     rx: Receiver,
     tx: Transmitter,
-    control: Control,
+    /// Boxed, since it is not needed after start.
+    control: Box<Control>,
     /// Longest frame that we want, and that we and the device agree on.
     wanted_frame: usize,
     max_frame: usize,
