@@ -99,6 +99,8 @@ vbd=blkback-dom/src/vbd
 mutant vbd-failed-okay vbd $vbd/device.rs 'work.failed.map_or(Status::Okay, Cause::status)' 'Status::Okay'
 mutant vbd-flush-one-disk vbd $vbd/work.rs 'self.flush_next >= disks' 'self.flush_next >= disks.min(1)'
 mutant vbd-barrier-not-alone vbd $vbd/build.rs '(work.barrier && !alone) ||' ''
+mutant vbd-discard-greedy vbd $vbd/build.rs 'work.kind == Kind::Discard &&' 'false &&'
+mutant vbd-discard-overtaken vbd $vbd/build.rs '|| self.waits_for_passed(work, place)' ''
 mutant vbd-barrier-no-stop vbd $vbd/device.rs '&& !self.barrier && !self.free_works' '&& !self.free_works'
 mutant vbd-barrier-no-flush-after vbd $vbd/work.rs 'Stage::Data if self.barrier => Stage::After' 'Stage::Data if self.barrier => Stage::Done'
 mutant vbd-close-at-once vbd $vbd/backend.rs 'while !self.plane.borrow().is_drained(id)' 'while false'

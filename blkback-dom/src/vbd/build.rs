@@ -15,6 +15,8 @@ use crate::volume::{DiskRef, Piece};
 const PAGE_SECTORS: u64 = 8;
 /// A part waits for this many free buffers rather than be cut up more finely.
 const MIN_PAGES: usize = 8;
+/// A discard of many parts has this share of a vbd's parts under way, so that it holds nothing else up.
+const DISCARD_SHARE: usize = 4;
 
 /// What became of an attempt to hand out the next part of a request.
 enum Built {
@@ -22,6 +24,8 @@ enum Built {
     Part,
     /// Everything of this stage was handed out, or the request has failed.
     Whole,
+    /// It has its share under way; what comes after it may go on, unless it is about the same sectors.
+    Passed,
     /// Nothing can be handed out until something else is back.
     Blocked,
 }
@@ -47,13 +51,15 @@ impl<H: Hypervisor> Vbd<H> {
         now: xen_pv_rt::hyp::Instant,
     ) -> bool {
         let mut progress = false;
-        while let Some(index) = self.todo.front().copied() {
-            match self.build_next(number, index, controllers) {
+        let mut place = 0;
+        while let Some(index) = self.todo.get(place).copied() {
+            match self.build_next(number, index, place, controllers) {
                 Built::Part => progress = true,
+                Built::Passed => place = place.saturating_add(1),
                 Built::Blocked => break,
                 Built::Whole => {
                     progress = true;
-                    self.todo.pop_front();
+                    self.todo.remove(place);
                     self.settle(index, now);
                 }
             }
@@ -61,15 +67,24 @@ impl<H: Hypervisor> Vbd<H> {
         progress
     }
 
-    fn build_next(&mut self, number: u16, index: u16, controllers: &mut dyn Controllers) -> Built {
+    /// Whether a request that was passed, before `place` in the list, is about sectors of this one: what is left of
+    /// it comes first, or it would be carried out after a later change was answered.
+    fn waits_for_passed(&self, work: &Work, place: usize) -> bool {
+        self.todo.iter().take(place).filter_map(|index| self.work(*index)).any(|other| work.overlaps(other))
+    }
+
+    fn build_next(&mut self, number: u16, index: u16, place: usize, controllers: &mut dyn Controllers) -> Built {
         let alone = self.under_way() == 1;
         let disks = self.disks.len();
         let Some(work) = self.work(index) else { return Built::Whole };
         if work.is_built(disks) {
             return Built::Whole;
         }
-        if (work.barrier && !alone) || self.free_parts.is_empty() {
+        if (work.barrier && !alone) || self.free_parts.is_empty() || self.waits_for_passed(work, place) {
             return Built::Blocked;
+        }
+        if work.kind == Kind::Discard && usize::from(work.parts) >= self.part_count.div_ceil(DISCARD_SHARE) {
+            return Built::Passed;
         }
         match work.stage {
             Stage::Fetch(_) => Built::Blocked,

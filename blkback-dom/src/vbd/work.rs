@@ -191,6 +191,12 @@ impl Work {
             }
     }
 
+    /// Whether what is left of the two has a sector in common.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let end = |work: &Self| work.sector.saturating_add(work.left);
+        self.left > 0 && other.left > 0 && self.sector < end(other) && other.sector < end(self)
+    }
+
     /// Counts `sectors` sectors as handed out.
     pub(super) fn advance(&mut self, sectors: u64) {
         if self.kind != Kind::Discard {

@@ -15,8 +15,13 @@
 
 mod data;
 mod durability;
+mod floods;
+mod grants;
 mod handshake;
+mod history;
 mod hostile;
+mod layouts;
 mod ram;
+mod replay;
 mod resources;
 mod rig;

@@ -31,6 +31,8 @@ struct Pending {
 pub struct Platter {
     pub seen: Vec<u8>,
     pub stable: Vec<u8>,
+    /// Where the two differ, in bytes.
+    dirty: Vec<std::ops::Range<usize>>,
 }
 
 /// Whether a command fails.
@@ -50,8 +52,28 @@ pub struct RamDisk {
     pub hold: bool,
     /// Completes the newest command first.
     pub backwards: bool,
+    /// Completes those commands only when this is cleared.
+    pub slow: Option<fn(&Asked) -> bool>,
+    /// How many commands it still completes, if not all of them; a random one each time.
+    pub quota: Option<usize>,
+    random: u64,
+    /// Says that it has carried out a command without doing so.
+    pub lies: bool,
     /// Commands end with this error instead of being carried out.
     pub fail: Verdict,
+    /// Keeps the journal.
+    pub records: bool,
+    /// What was written and flushed, in the order in which it was.
+    pub journal: Vec<Done>,
+}
+
+/// What a disk has done.
+#[derive(Clone, Debug)]
+pub enum Done {
+    /// It has written to a sector; what it holds starts with these bytes.
+    Wrote(u64, [u8; 8]),
+    /// It has flushed its cache.
+    Flushed,
 }
 
 pub fn disk(number: u32, sectors: u64, logical_bytes: u32) -> Disk {
@@ -84,7 +106,7 @@ impl RamDisk {
     pub fn new(memory: &HostMemory, disks: Vec<Disk>) -> Self {
         let platter = |disk: &Disk| {
             let bytes = vec![0; disk.geometry.sectors as usize * SECTOR];
-            Platter { seen: bytes.clone(), stable: bytes }
+            Platter { seen: bytes.clone(), stable: bytes, dirty: Vec::new() }
         };
         Self {
             memory: memory.clone(),
@@ -95,7 +117,13 @@ impl RamDisk {
             depth: 64,
             hold: false,
             backwards: false,
+            slow: None,
+            quota: None,
+            random: 0x2545_f491_4f6c_dd1d,
+            lies: false,
             fail: Box::new(|_| None),
+            records: false,
+            journal: Vec::new(),
         }
     }
 
@@ -122,17 +150,43 @@ impl RamDisk {
         self.pending.clear();
         for platter in &mut self.platters {
             platter.seen.clone_from(&platter.stable);
+            platter.dirty.clear();
         }
+    }
+
+    /// Takes the command that it finishes next.
+    fn next_pending(&mut self) -> Option<Pending> {
+        if let Some(quota) = &mut self.quota {
+            *quota = quota.checked_sub(1)?;
+            let count = self.pending.len().max(1);
+            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            return self.pending.remove((self.random >> 33) as usize % count);
+        }
+        let is_slow = |pending: &Pending| self.slow.is_some_and(|slow| slow(&pending.asked));
+        let mut ready = (0..self.pending.len()).filter(|at| !is_slow(&self.pending[*at]));
+        let next = if self.backwards { ready.next_back() } else { ready.next() };
+        next.and_then(|at| self.pending.remove(at))
     }
 
     fn carry_out(&mut self, pending: &Pending) -> Result<(), DiskError> {
         if let Some(error) = (self.fail)(&pending.asked) {
             return Err(error);
         }
-        let Platter { seen, stable } = &mut self.platters[usize::from(pending.asked.disk)];
+        if self.lies {
+            return Ok(());
+        }
+        let Platter { seen, stable, dirty } = &mut self.platters[usize::from(pending.asked.disk)];
         let mut at = pending.asked.sector as usize * SECTOR;
+        if !matches!(pending.asked.op, Op::Read | Op::Flush) {
+            dirty.push(at..at + pending.asked.sectors as usize * SECTOR);
+        }
         match pending.asked.op {
-            Op::Flush => stable.clone_from(seen),
+            Op::Flush => {
+                for range in dirty.drain(..) {
+                    stable[range.clone()].copy_from_slice(&seen[range]);
+                }
+                self.journal.extend(self.records.then_some(Done::Flushed));
+            }
             Op::Discard { sectors } | Op::WriteZeroes { sectors } => {
                 seen[at..at + sectors as usize * SECTOR].fill(0xdd)
             }
@@ -145,6 +199,10 @@ impl RamDisk {
             Op::Write | Op::WriteFua => {
                 for (maddr, len) in &pending.spans {
                     self.memory.read(*maddr, &mut seen[at..at + *len as usize]).expect("DMA from memory that is gone");
+                    let written = (at / SECTOR..).zip(seen[at..at + *len as usize].chunks(SECTOR));
+                    let written = written.filter(|_| self.records);
+                    self.journal
+                        .extend(written.map(|(n, bytes)| Done::Wrote(n as u64, bytes[..8].try_into().unwrap())));
                     at += *len as usize;
                 }
             }
@@ -164,6 +222,14 @@ impl Controller for RamDisk {
         }
         assert!(self.pending.iter().all(|pending| pending.tag != command.tag), "a tag in flight is used again");
         let (sector, sectors) = command.range();
+        // As every controller does: changes to the same sectors are never in flight together.
+        let conflicts = |other: &Asked| {
+            let both = !matches!(other.op, Op::Read | Op::Flush) && !matches!(command.op, Op::Read | Op::Flush);
+            both && other.disk == disk.0 && other.sector < sector + sectors && sector < other.sector + other.sectors
+        };
+        if self.pending.iter().any(|pending| conflicts(&pending.asked)) {
+            return Err(SubmitError::Full);
+        }
         let asked = Asked { disk: disk.0, op: command.op, sector, sectors };
         self.trace.push(asked.clone());
         let spans = command.spans.iter().map(|span| (span.maddr, span.len)).collect();
@@ -173,8 +239,7 @@ impl Controller for RamDisk {
     fn kick(&mut self) {}
     fn poll(&mut self, _: Instant, done: &mut dyn FnMut(Tag, Result<(), DiskError>)) {
         while !self.hold {
-            let pending = if self.backwards { self.pending.pop_back() } else { self.pending.pop_front() };
-            let Some(pending) = pending else { break };
+            let Some(pending) = self.next_pending() else { break };
             let outcome = self.carry_out(&pending);
             done(pending.tag, outcome);
         }
@@ -186,7 +251,7 @@ impl Controller for RamDisk {
         None
     }
     fn enable_interrupts(&mut self) -> bool {
-        !self.hold && !self.pending.is_empty()
+        !self.hold && self.quota.is_none() && self.slow.is_none() && !self.pending.is_empty()
     }
     fn next_deadline(&self) -> Option<Instant> {
         None

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use blkback_dom::disk::Controller;
-use blkback_dom::vbd::{Blkback, Budget, Options, Turn};
+use blkback_dom::vbd::{Blkback, Budget, Controllers, Options, Turn};
 use blkback_dom::volume::Catalogue;
 use fake_xen::{
     BlkRequest, BlkSegment, Blkfront, BlkfrontOptions, DeviceId, FakeHyp, FakeXen, Page, Toolstack, Usage, VbdConfig,
@@ -46,6 +46,8 @@ pub struct Rig {
     pub xen: FakeXen,
     pub toolstack: Toolstack,
     pub ram: RamDisk,
+    /// Controllers that serve in place of `ram`.
+    pub instead: Option<Box<dyn Controllers>>,
     pub fronts: Vec<Blkfront>,
     pub blkback: Blkback<FakeHyp>,
     tasks: Tasks,
@@ -79,7 +81,19 @@ impl Rig {
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
         let wake_at = Some(Instant::default());
-        Self { xen, toolstack, ram, fronts: Vec::new(), blkback, tasks, hyp, wake_at, asleep: None, next_id: 1000 }
+        Self {
+            xen,
+            toolstack,
+            ram,
+            instead: None,
+            fronts: Vec::new(),
+            blkback,
+            tasks,
+            hyp,
+            wake_at,
+            asleep: None,
+            next_id: 1000,
+        }
     }
 
     /// Creates a domain with a vbd, without letting time pass.
@@ -144,9 +158,14 @@ impl Rig {
     }
 
     fn run_domain(&mut self) {
+        if let Some(mut disks) = self.instead.take() {
+            self.run_awake(&mut *disks);
+            self.instead = Some(disks);
+            return;
+        }
         if let Some(deadline) = self.asleep {
             let due = deadline.is_some_and(|at| self.xen.now() >= at);
-            let interrupt = self.ram.in_flight() > 0 && !self.ram.hold;
+            let interrupt = self.ram.in_flight() > 0 && !self.ram.hold && self.ram.quota != Some(0);
             if !due && !self.xen.driver_wakes() && !interrupt {
                 return;
             }
@@ -162,6 +181,16 @@ impl Rig {
             }
             self.asleep = Some(self.wake_at);
             return;
+        }
+    }
+
+    /// A step of a domain that does not sleep.
+    fn run_awake(&mut self, disks: &mut dyn Controllers) {
+        for _ in 0..TURNS {
+            self.poll_tasks();
+            if self.blkback.poll(disks) == Turn::Idle && self.blkback.arm() == Turn::Idle && !self.tasks.is_dirty() {
+                break;
+            }
         }
     }
 

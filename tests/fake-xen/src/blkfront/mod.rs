@@ -63,6 +63,8 @@ pub struct Blkfront {
     options: BlkfrontOptions,
     /// Set while [`step`](Self::step) is not to react to the backend's state.
     pub frozen: bool,
+    /// Set while it reads no answers and asks for no events.
+    pub deaf: bool,
     queues: Vec<Link>,
     answers: VecDeque<BlkAnswer>,
 }
@@ -79,7 +81,15 @@ struct Link {
 impl Blkfront {
     /// A frontend for a device whose directories exist. It connects as it is stepped.
     pub fn new(xen: &FakeXen, device: DeviceId, options: BlkfrontOptions) -> Self {
-        Self { xen: xen.clone(), device, options, frozen: false, queues: Vec::new(), answers: VecDeque::new() }
+        Self {
+            xen: xen.clone(),
+            device,
+            options,
+            frozen: false,
+            deaf: false,
+            queues: Vec::new(),
+            answers: VecDeque::new(),
+        }
     }
 
     /// The device.
@@ -252,6 +262,9 @@ impl Blkfront {
     }
 
     fn collect(&mut self) {
+        if self.deaf {
+            return;
+        }
         for (queue, link) in self.queues.iter_mut().enumerate() {
             while let Some((id, operation, status)) = link.ring.take() {
                 let at = link.pending.iter().position(|pending| *pending == (id, operation));

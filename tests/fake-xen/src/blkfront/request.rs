@@ -58,6 +58,11 @@ impl BlkRequest {
         Self(words)
     }
 
+    /// A slot with these words in it, whatever they mean.
+    pub fn from_words(words: [u32; 28]) -> Self {
+        Self(words)
+    }
+
     /// The same with another number of segments, which need not be there.
     #[must_use]
     pub fn with_segments(mut self, count: u8) -> Self {
