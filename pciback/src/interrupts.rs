@@ -15,6 +15,7 @@ use core::fmt;
 use ring::pciif::OpRequest;
 use xen_pv_rt::hyp::{Pirq, Platform};
 
+use crate::bar::Bar;
 use crate::bus::Inner;
 use crate::{PciCause, PciDevice, PciError, Sbdf};
 
@@ -73,6 +74,21 @@ impl<P> Vector<P> {
         let seen = Cell::new(source.fired.get());
         Self { source, seen }
     }
+}
+
+/// Whether a table of `entries` MSI-X vectors is where the capability at `cap` says: in a memory BAR, all of it.
+///
+/// xen-pciback and Xen write to it, not we; but a function that is wrong about it interrupts nobody, or worse.
+fn has_table<H: Platform>(device: &PciDevice<H>, cap: u16, entries: u16) -> Result<bool, PciError> {
+    /// Bytes of an entry. PCI Local Bus 3.0, 6.8.2.
+    const ENTRY: u64 = 16;
+    /// The number of the BAR, in the low bits of the offset in it.
+    const BAR: u32 = 7;
+    let place = device.read32(cap.saturating_add(4))?;
+    let end = u64::from(place & !BAR).saturating_add(u64::from(entries).saturating_mul(ENTRY));
+    let bars = device.bars()?;
+    let bar = usize::try_from(place & BAR).ok().and_then(|index| bars.get(index).copied().flatten());
+    Ok(matches!(bar, Some(Bar::Memory { len, .. }) if end <= len))
 }
 
 /// The interrupts of a function. Dropping them unbinds the ports and has pciback disable them.
@@ -156,6 +172,9 @@ impl<H: Platform> Interrupts<H> {
         let count = wanted.min(table).min(ring::pciif::MAX_VECTORS);
         if count == 0 {
             return Ok(None);
+        }
+        if !has_table(device, cap, table)? {
+            return Err(Failure::Other("its MSI-X table is in none of its BARs"));
         }
         let reply = match device.bus().ops.call(&OpRequest::enable_msix(device.function(), count)) {
             Ok(reply) => reply,

@@ -293,6 +293,28 @@ fn no_more_vectors_are_asked_for_than_the_table_has() {
 }
 
 #[test]
+fn dv_30_a_vector_table_outside_of_the_bars_is_not_used() {
+    let table = |place: u32| {
+        let [a, b, c, d] = place.to_le_bytes();
+        with(nic().capabilities(&[(0x11, 0x50, &[3, 0, a, b, c, d]), MSI]))
+    };
+    // BAR 0 has 128 KiB, BAR 1 is in I/O space; the table has 64 bytes.
+    for (place, kind) in [
+        (0x0000, InterruptKind::MsiX),
+        (0x1_ffc0, InterruptKind::MsiX),
+        (0x1_ffc8, InterruptKind::Msi),
+        (0x2_0000, InterruptKind::Msi),
+        (0xffff_fff8, InterruptKind::Msi),
+        (0x0001, InterruptKind::Msi),
+        (0x0002, InterruptKind::Msi),
+        (0x0006, InterruptKind::Msi),
+        (0x0007, InterruptKind::Msi),
+    ] {
+        assert_eq!(kind_and_pirqs(&table(place), 2).0, kind, "{place:#x}");
+    }
+}
+
+#[test]
 fn pc_02_impossible_vectors_fall_back_to_the_next_kind() {
     for (name, answer, disabled) in [
         ("zero", (0, 0, vec![40, 0]), true),
