@@ -268,6 +268,20 @@ fn every_flush_reaches_the_device_and_makes_answered_writes_stable() {
 }
 
 #[test]
+fn a_disk_that_says_it_has_no_cache_is_flushed_all_the_same_dv_34() {
+    let mut bench = Bench::start(|memory| {
+        let mut model = Model::new(memory, vec![Namespace::new(1, 64, 512)]);
+        model.volatile_cache = false;
+        model
+    });
+    assert!(!bench.nvme.disks()[0].capabilities.volatile_cache);
+    for count in 1..4 {
+        bench.execute(0, Op::Flush, 0, &[]).unwrap();
+        assert_eq!(bench.count(op::FLUSH), count);
+    }
+}
+
+#[test]
 fn discard_and_write_zeroes_reach_exactly_their_sectors() {
     for block in [512_usize, 4096] {
         let mut bench = Bench::start(|memory| Model::new(memory, vec![Namespace::new(1, 1 << 10, block)]));

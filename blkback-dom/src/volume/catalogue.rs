@@ -168,6 +168,7 @@ impl Catalogue {
                 return Err(VolumeError::SectorSize(name.to_string()));
             }
         }
+        volume.align_discard();
         Ok(volume)
     }
 }
@@ -184,6 +185,17 @@ fn hex(uuid: &[u8; 16]) -> String {
 }
 
 impl Volume {
+    /// Counts the first unit of discard from the start of the volume instead of the disk's. What is in several pieces
+    /// goes by its first one.
+    fn align_discard(&mut self) {
+        let start = self.map.piece(0, 1).map_or(0, |piece| piece.sector);
+        self.discard = self.discard.map(|(unit, first)| {
+            let into = start.checked_rem(u64::from(unit)).and_then(|rest| u32::try_from(rest).ok()).unwrap_or(0);
+            let next = unit.saturating_sub(into).saturating_add(first);
+            (unit, next.checked_rem(unit).unwrap_or(0))
+        });
+    }
+
     /// Adds what a further disk brings along.
     fn merge(&mut self, about: &Disk) {
         let (geometry, capabilities) = (&about.geometry, &about.capabilities);

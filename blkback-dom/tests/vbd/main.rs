@@ -14,7 +14,11 @@
 )]
 
 mod data;
+#[path = "../device/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest")]
+mod device;
 mod durability;
+mod end_to_end;
 mod floods;
 mod grants;
 mod handshake;
@@ -23,5 +27,6 @@ mod hostile;
 mod layouts;
 mod ram;
 mod replay;
+mod resize;
 mod resources;
 mod rig;

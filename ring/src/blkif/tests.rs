@@ -356,6 +356,16 @@ fn every_word_of_a_slot_is_loaded_once() {
     assert!(loads[44..].iter().all(|count| *count == 0));
 }
 
+#[test]
+fn every_word_of_a_32_bit_slot_is_loaded_once() {
+    let mut ring: BackRing<X86_32, _> = BackRing::attach(Flipping(RefCell::new(std::vec![0; 1024]))).unwrap();
+    let (request, _ticket) = ring.take_request().unwrap().unwrap();
+    assert_eq!(request.validate(&LIMITS), request.validate(&LIMITS));
+    let loads = ring.into_mem().0.into_inner();
+    assert!(loads[16..43].iter().all(|count| *count == 1), "{loads:?}");
+    assert!(loads[43..].iter().all(|count| *count == 0));
+}
+
 proptest! {
     #[test]
     fn whatever_passes_is_within_the_disk(
