@@ -43,6 +43,11 @@ impl Flow {
         Some(flow)
     }
 
+    /// Source and destination address.
+    pub(crate) fn addresses(&self) -> &[u8] {
+        self.bytes.get(..self.addresses).unwrap_or(&[])
+    }
+
     /// Source and destination address, then source and destination port; without ports, the addresses.
     pub(crate) fn tuple(&self) -> &[u8] {
         let ports = if self.transport.is_some() { 4 } else { 0 };

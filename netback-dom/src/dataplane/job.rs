@@ -7,6 +7,7 @@ use ring::Ticket;
 use ring::netif::{GsoKind, MAX_SLOTS, Packet, RxFlags, Status};
 use xen_pv_rt::hyp::{Domid, GrantRef};
 
+use super::layout::Extras;
 use super::shared::SharedFrame;
 use crate::frame::{Frame, Gso};
 
@@ -93,8 +94,10 @@ pub(super) struct RxJob {
     pub(super) len: usize,
     /// Flags of its first response, but for [`RxFlags::MORE_DATA`].
     pub(super) flags: RxFlags,
-    /// How the frontend is to cut it up, told in an extra segment.
-    pub(super) gso: Option<Gso>,
+    /// What the frontend is told about it in extra segments.
+    pub(super) extras: Extras,
+    /// Bytes left free at the start of each buffer.
+    pub(super) headroom: usize,
     /// Set if a copy failed.
     pub(super) failed: bool,
 }

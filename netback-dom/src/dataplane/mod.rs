@@ -15,10 +15,13 @@
 //!
 //! Xen: `public/io/netif.h`.
 
+mod control;
 mod copies;
 mod exchange;
 mod forward;
+mod hashing;
 mod job;
+mod layout;
 mod memory;
 mod port;
 mod rx;
@@ -65,6 +68,12 @@ pub(crate) struct QueueParts<H: Hypervisor> {
     pub(crate) rx_port: Option<H::Port>,
 }
 
+/// A control ring and its event channel, mapped and bound.
+pub(crate) struct ControlParts<H: Hypervisor> {
+    pub(crate) ring: H::Page,
+    pub(crate) port: H::Port,
+}
+
 /// What a vif is made of when it is handed over by the control plane.
 pub(crate) struct VifParts<H: Hypervisor> {
     pub(crate) frontend: Domid,
@@ -73,6 +82,8 @@ pub(crate) struct VifParts<H: Hypervisor> {
     pub(crate) bridge: BridgeId,
     pub(crate) features: Features,
     pub(crate) queues: Vec<QueueParts<H>>,
+    /// `None` if the frontend has none.
+    pub(crate) control: Option<ControlParts<H>>,
     /// Raised on a fault, or when drops are to be reported.
     pub(crate) signal: Signal,
 }

@@ -10,8 +10,10 @@ use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
 use xen_pv_rt::task::Signal;
 
 use super::VifParts;
+use super::control::Control;
+use super::hashing::Hashing;
+use super::layout::{self, Layout};
 use super::shared::SharedFrame;
-use crate::flow;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::nic::MacAddress;
 use crate::switch::{BridgeId, PortId};
@@ -95,8 +97,11 @@ pub(super) struct VifPort<H: Hypervisor> {
     pub(super) next_queue: usize,
     /// Packets taken in a turn. The vifs of a guest share what a guest may have.
     pub(super) quantum: usize,
-    /// So that nobody can aim flows at one queue.
-    seed: u64,
+    /// How packets are spread over its queues.
+    pub(super) hashing: Hashing,
+    /// Bytes left free at the start of each receive buffer (`xdp-headroom`).
+    pub(super) headroom: usize,
+    pub(super) control: Option<Control<H>>,
     /// Packets may be copied straight from its pages to another guest's. Off for good once that has failed:
     /// the receiver cannot know whose grant was bad.
     pub(super) direct: bool,
@@ -128,6 +133,7 @@ impl<H: Hypervisor> VifPort<H> {
                 stalled: false,
             });
         }
+        let control = parts.control.map(Control::attach).transpose()?;
         Ok(Self {
             frontend: parts.frontend,
             devid: parts.devid,
@@ -139,7 +145,9 @@ impl<H: Hypervisor> VifPort<H> {
             last_dest: None,
             next_queue: 0,
             quantum: 1,
-            seed,
+            hashing: Hashing::new(seed),
+            headroom: 0,
+            control,
             direct: true,
             fault: None,
             signal: parts.signal,
@@ -194,7 +202,7 @@ impl<H: Hypervisor> VifPort<H> {
 
     /// The longest frame the frontend can take, in bytes.
     pub(super) const fn max_frame(&self) -> usize {
-        if self.features.sg { 65535 } else { xen_pv_rt::hyp::PAGE_SIZE }
+        if self.features.sg { layout::longest(self.headroom) } else { layout::room(self.headroom) }
     }
 
     /// Whether the frontend takes a frame of `len` bytes that starts with `frame` with its checksum as it is.
@@ -212,6 +220,8 @@ impl<H: Hypervisor> VifPort<H> {
     /// Whether the frontend takes a frame that was not cut into segments.
     pub(super) const fn takes_gso(&self, gso: Option<Gso>) -> bool {
         match gso {
+            // A program that looks at packets wants each in one buffer.
+            Some(_) if self.headroom > 0 => false,
             Some(Gso { ipv6: true, .. }) => self.features.gso_ipv6,
             Some(Gso { ipv6: false, .. }) => self.features.gso_ipv4,
             None => true,
@@ -220,12 +230,12 @@ impl<H: Hypervisor> VifPort<H> {
 
     /// The queue for a frame of `len` bytes that starts with `frame`. The same flow always gets the same one.
     pub(super) fn queue_for(&self, frame: &Frame, len: usize) -> usize {
-        let count = self.queues.len();
-        if count < 2 {
-            return 0;
-        }
-        let hash = flow::hash(frame.head().bytes(), len, self.seed);
-        usize::try_from(hash).ok().and_then(|hash| hash.checked_rem(count)).unwrap_or(0)
+        self.hashing.queue(frame.head().bytes(), len, self.queues.len())
+    }
+
+    /// How packets lie in its receive buffers.
+    pub(super) const fn layout(&self) -> Layout<'_> {
+        Layout { headroom: self.headroom, hashing: &self.hashing }
     }
 
     /// Frames and pages that wait for the frontend, in all queues.
@@ -237,6 +247,7 @@ impl<H: Hypervisor> VifPort<H> {
 
     /// The rings, to be unmapped; the event channels are closed.
     pub(super) fn into_pages(self) -> Vec<H::Page> {
-        self.queues.into_iter().flat_map(|queue| [queue.tx.into_mem(), queue.rx.into_mem()]).collect()
+        let rings = self.queues.into_iter().flat_map(|queue| [queue.tx.into_mem(), queue.rx.into_mem()]);
+        rings.chain(self.control.map(Control::into_page)).collect()
     }
 }

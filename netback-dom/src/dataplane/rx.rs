@@ -6,14 +6,15 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use ring::netif::{Extra, GsoKind, MAX_SLOTS, RxFlags, RxResponse};
+use ring::netif::{MAX_SLOTS, RxFlags, RxResponse};
 use xen_pv_rt::hyp::{Domid, Hypervisor, Instant, PAGE_SIZE};
 
 use super::Plane;
 use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource};
+use super::layout::{self, Layout};
 use super::port::{BACKLOG_FRAMES, Queue, VifPort};
 use super::shared::SharedFrame;
-use crate::frame::{Checksum, Frame, Gso};
+use crate::frame::{Checksum, Frame};
 use crate::vif::Cause;
 
 /// Most pages that wait for one vif.
@@ -27,16 +28,16 @@ impl<H: Hypervisor> Plane<H> {
         let limit = BACKLOG_PAGES.min(self.memory.held_pages.saturating_sub(self.held) / 2);
         let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
         let Some(stored) = frame.get() else { return false };
-        let (len, pages, gso) = (stored.len(), stored.segment_count(), stored.gso);
+        let (len, pages) = (stored.len(), stored.segment_count());
         if port.fault.is_some() {
             return false;
         }
         let number = port.queue_for(stored, len);
-        let max_frame = port.max_frame();
+        let (max_frame, need) = (port.max_frame(), port.layout().slots_for(stored));
         let (waiting, waiting_pages) = port.waiting();
         let Some(queue) = port.queues.get_mut(number) else { return false };
         // A stalled frontend is back when it has posted buffers.
-        queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < slots_for(len, gso));
+        queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < need);
         let full = waiting >= BACKLOG_FRAMES || waiting_pages.saturating_add(pages) > limit;
         let cause = match (len > max_frame, queue.stalled, full) {
             (true, ..) => Some(Cause::RxFit),
@@ -64,10 +65,11 @@ impl<H: Hypervisor> Plane<H> {
         }
         let domid = port.frontend;
         let mut fault = None;
+        let layout = Layout { headroom: port.headroom, hashing: &port.hashing };
         for (queue, index) in port.queues.iter_mut().zip(0_usize..) {
             let pages = queue.backlog_pages;
             let jobs = rx.len();
-            if let Err(cause) = pull_queue(queue, RingOf { vif: number, queue: index }, domid, rx) {
+            if let Err(cause) = pull_queue(queue, RingOf { vif: number, queue: index }, domid, &layout, rx) {
                 queue.drop_backlog();
                 fault = Some((u8::try_from(index).unwrap_or(u8::MAX), cause));
             }
@@ -86,16 +88,19 @@ impl<H: Hypervisor> Plane<H> {
         let domid = port.frontend;
         // The queue is chosen as for a stored frame of the same flow.
         let Some(frame) = self.tx.get(from).and_then(|job| job.frame.as_ref()) else { return false };
-        let (number, gso) = (port.queue_for(frame, frame_len), frame.gso);
+        let (number, headroom) = (port.queue_for(frame, frame_len), port.headroom);
+        let extras = port.layout().extras(frame, frame_len);
+        let need = port.layout().slots(frame_len, extras.len());
         let Some(queue) = port.queues.get_mut(number) else { return false };
         if port.fault.is_some() || !queue.backlog.is_empty() || self.rx.len() >= RX_JOBS {
             return false;
         }
-        match take_slots(queue, slots_for(frame_len, gso)) {
+        match take_slots(queue, need) {
             Ok(Some(slots)) => {
                 let ring = RingOf { vif, queue: number };
                 let source = RxSource::Direct(from);
-                self.rx.push(RxJob { ring, domid, source, slots, len: frame_len, flags, gso, failed: false });
+                let len = frame_len;
+                self.rx.push(RxJob { ring, domid, source, slots, len, flags, extras, headroom, failed: false });
                 true
             }
             Ok(None) => false,
@@ -126,39 +131,42 @@ fn pull_queue<H: Hypervisor>(
     queue: &mut Queue<H>,
     ring: RingOf,
     domid: Domid,
+    layout: &Layout<'_>,
     rx: &mut Vec<RxJob>,
 ) -> Result<(), Cause> {
     while rx.len() < RX_JOBS
         && let Some(stored) = queue.backlog.front().and_then(SharedFrame::get)
     {
-        let (len, pages, gso, flags) = (stored.len(), stored.segment_count(), stored.gso, flags_of(stored));
-        let Some(slots) = take_slots(queue, slots_for(len, gso))? else { break };
+        let (len, pages, flags) = (stored.len(), stored.segment_count(), flags_of(stored));
+        let (extras, headroom) = (layout.extras(stored, len), layout.headroom);
+        let Some(slots) = take_slots(queue, layout.slots(len, extras.len()))? else { break };
         let Some(frame) = queue.backlog.pop_front() else { break };
         queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
-        rx.push(RxJob { ring, domid, source: RxSource::Stored(frame), slots, len, flags, gso, failed: false });
+        let source = RxSource::Stored(frame);
+        rx.push(RxJob { ring, domid, source, slots, len, flags, extras, headroom, failed: false });
     }
     Ok(())
 }
 
-/// Answers the buffers of a packet: data, the extra segment behind the first if there is one, more data.
+/// Answers the buffers of a packet: data, the extra segments behind the first if there are any, more data.
 fn respond<H: Hypervisor>(port: &mut VifPort<H>, job: RxJob) {
     let Some(queue) = port.queues.get_mut(job.ring.queue) else { return };
     let mut left = job.len;
-    let mut flags = if job.gso.is_some() { job.flags.with(RxFlags::EXTRA_INFO) } else { job.flags };
-    let mut gso = job.gso;
+    let mut flags = if job.extras.is_empty() { job.flags } else { job.flags.with(RxFlags::EXTRA_INFO) };
+    let offset = u16::try_from(job.headroom).unwrap_or(0);
     for (slot, position) in job.slots.into_iter().zip(0_usize..) {
+        let extra = position.checked_sub(1).and_then(|number| job.extras.get(number));
         let response = if job.failed {
             RxResponse::Error { id: slot.id }
-        } else if let Some(gso) = gso.take_if(|_| position == 1) {
-            let kind = if gso.ipv6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
-            RxResponse::Extra(Extra::Gso { size: gso.size, kind: Ok(kind) })
+        } else if let Some(extra) = extra {
+            RxResponse::Extra { extra: *extra, more: position < job.extras.len() }
         } else {
-            let part = left.min(PAGE_SIZE);
+            let part = left.min(layout::room(job.headroom));
             left = left.saturating_sub(part);
             let more = if left > 0 { RxFlags::MORE_DATA } else { RxFlags::empty() };
             let size = u16::try_from(part).unwrap_or(0);
             let flags = core::mem::take(&mut flags).with(more);
-            RxResponse::Data { id: slot.id, offset: 0, flags, size }
+            RxResponse::Data { id: slot.id, offset, flags, size }
         };
         queue.rx.respond(slot.ticket, &response);
     }
@@ -179,11 +187,6 @@ fn take_slots<H: Hypervisor>(
     });
     taken.map_err(|_| Cause::RxProd)?;
     Ok(Some(slots))
-}
-
-/// Buffers that a packet of `len` bytes needs; one goes to the extra segment.
-pub(super) fn slots_for(len: usize, gso: Option<Gso>) -> u32 {
-    u32::try_from(len.div_ceil(PAGE_SIZE)).unwrap_or(u32::MAX).saturating_add(u32::from(gso.is_some()))
 }
 
 /// What a frontend is told about a frame's checksum.

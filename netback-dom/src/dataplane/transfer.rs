@@ -1,9 +1,10 @@
 //! Which bytes go where: grant copies for packets from and to frontends.
 
-use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, PAGE_SIZE, PeerSpan};
+use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, PeerSpan};
 
 use super::copies::{CopyBatch, Owner};
 use super::job::{RxJob, RxSlot, RxSource, TxJob};
+use super::layout;
 use crate::frame::Segment;
 
 /// Copies bytes `from..copied` of a packet out of its sender's pages into its frame.
@@ -38,8 +39,8 @@ pub(super) fn gather<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: us
 
 /// Copies a packet into its receiver's pages. `tx` holds the jobs that direct ones refer to.
 pub(super) fn scatter<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: usize, job: &'a RxJob, tx: &'a [TxJob]) {
-    let extra = job.gso.is_some();
-    let mut out = Out { batch, owner: Owner::Rx(at), domid: job.domid, slots: &job.slots, extra, filled: 0 };
+    let (extras, headroom) = (job.extras.len(), job.headroom);
+    let mut out = Out { batch, owner: Owner::Rx(at), domid: job.domid, slots: &job.slots, extras, headroom, filled: 0 };
     match &job.source {
         RxSource::Stored(frame) => {
             for segment in frame.get().into_iter().flat_map(crate::frame::Frame::segments) {
@@ -86,8 +87,10 @@ struct Out<'b, 'h, 'a, H> {
     owner: Owner,
     domid: Domid,
     slots: &'a [RxSlot],
-    /// Whether there is an extra segment.
-    extra: bool,
+    /// Number of extra segments.
+    extras: usize,
+    /// Bytes left free at the start of each page.
+    headroom: usize,
     /// Bytes so far.
     filled: usize,
 }
@@ -119,15 +122,20 @@ impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
 
     /// Where the next byte goes, and how many fit there.
     fn place(&mut self) -> Option<(PeerSpan, usize)> {
-        let offset = self.filled.checked_rem(PAGE_SIZE)?;
-        let page = self.filled.checked_div(PAGE_SIZE)?;
-        // The second buffer's place in the ring is taken by the extra segment.
-        let slot = if self.extra && page > 0 { page.checked_add(1)? } else { page };
+        let room = layout::room(self.headroom);
+        let offset = self.filled.checked_rem(room)?;
+        let page = self.filled.checked_div(room)?;
+        // The places behind the first buffer's in the ring are taken by the extra segments.
+        let slot = if page > 0 { page.checked_add(self.extras)? } else { page };
         let Some(slot) = self.slots.get(slot) else {
             self.batch.fail(self.owner);
             return None;
         };
-        let dest = PeerSpan { domid: self.domid, gref: slot.gref, offset: u16::try_from(offset).ok()? };
-        Some((dest, PAGE_SIZE.saturating_sub(offset)))
+        let dest = PeerSpan {
+            domid: self.domid,
+            gref: slot.gref,
+            offset: u16::try_from(self.headroom.checked_add(offset)?).ok()?,
+        };
+        Some((dest, room.saturating_sub(offset)))
     }
 }

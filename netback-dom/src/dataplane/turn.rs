@@ -4,6 +4,7 @@ use core::time::Duration;
 
 use xen_pv_rt::hyp::{Hypervisor, Instant};
 
+use super::layout::Layout;
 use super::port::Queue;
 use super::shared::SharedFrame;
 use super::uplink::Uplink;
@@ -22,6 +23,7 @@ impl<H: Hypervisor> Plane<H> {
     pub(crate) fn poll(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> Turn {
         self.expire(now);
         let mut busy = self.retry_uplinks(uplinks);
+        busy |= self.serve_control(now);
         busy |= self.receive(uplinks, now);
         for vif in 0..self.vifs.len() {
             self.pull(vif, now);
@@ -58,9 +60,15 @@ impl<H: Hypervisor> Plane<H> {
         for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
             let blocked = low || tx::is_blocked(port, uplinks);
             let mut fault = None;
+            match port.control.as_ref().map(|control| control.arm(hyp)) {
+                None | Some(Ok(Turn::Idle)) => {}
+                Some(Ok(Turn::Busy)) => turn = Turn::Busy,
+                Some(Err(cause)) => fault = Some((0, cause)),
+            }
+            let layout = Layout { headroom: port.headroom, hashing: &port.hashing };
             for (queue, number) in port.queues.iter_mut().zip(0_u8..) {
                 queue.clear_pending(hyp);
-                match queue.arm(blocked) {
+                match queue.arm(blocked, &layout) {
                     Ok(Turn::Idle) => {}
                     Ok(Turn::Busy) => turn = Turn::Busy,
                     Err(cause) => fault = Some((number, cause)),
@@ -139,11 +147,11 @@ impl<H: Hypervisor> Plane<H> {
 
 impl<H: Hypervisor> Queue<H> {
     /// Asks for events. `blocked`: the packets in its transmit ring cannot be served now.
-    fn arm(&self, blocked: bool) -> Result<Turn, Cause> {
+    fn arm(&self, blocked: bool, layout: &Layout<'_>) -> Result<Turn, Cause> {
         let tx = if blocked { 0 } else { self.tx.final_check_for_requests().map_err(|_| Cause::TxProd)? };
         let rx = match self.backlog.front().and_then(SharedFrame::get) {
             Some(frame) => {
-                let need = rx::slots_for(frame.len(), frame.gso);
+                let need = layout.slots_for(frame);
                 self.rx.arm(need).map_err(|_| Cause::RxProd)? >= need
             }
             None => false,

@@ -13,9 +13,10 @@ use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::{Action, Backend, Fault, Keys, Reporter};
 use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
 
-use super::keys::{self, BackendKeys, Channels, FrontendKeys, QueueKeys};
+use super::cause::Cause;
+use super::keys::{self, BackendKeys, Channels, FrontendKeys};
 use super::ports::Ports;
-use crate::dataplane::{Plane, QueueParts, VifParts};
+use crate::dataplane::{ControlParts, Plane, QueueParts, VifParts};
 use crate::switch::{BridgeId, PortId};
 
 /// The toolstack named a bridge that does not exist.
@@ -23,6 +24,9 @@ const BRIDGE: Fault = Fault::new("BRIDGE", "no such bridge");
 
 /// Every event channel port of the domain is in use, or kept for others.
 const NO_PORTS: Fault = Fault::new("QUOTA", "the domain has no event channel ports left, see queues=");
+
+/// The rings of a vif, mapped and bound.
+type Rings<H> = (Vec<QueueParts<H>>, Option<ControlParts<H>>);
 
 /// The vifs of the domain.
 pub(crate) struct Vifs<H: Hypervisor> {
@@ -54,8 +58,9 @@ impl<H: Hypervisor> Vifs<H> {
     }
 
     /// Maps all rings in one batch and binds the event channels. What was acquired is released on failure.
-    fn queues(&self, path: &BackendPath, keys: &[QueueKeys]) -> Result<Vec<QueueParts<H>>, Fault> {
-        let grefs: Vec<_> = keys.iter().flat_map(|queue| [queue.tx_ring, queue.rx_ring]).collect();
+    fn rings(&self, path: &BackendPath, keys: &FrontendKeys) -> Result<Rings<H>, Fault> {
+        let rings = keys.queues.iter().flat_map(|queue| [queue.tx_ring, queue.rx_ring]);
+        let grefs: Vec<_> = rings.chain(keys.control.map(|(ring, _)| ring)).collect();
         let pages: Result<Vec<_>, _> = self.hyp.map(path.frontend, &grefs, Access::ReadWrite).into_iter().collect();
         let mut pages = pages.map_err(|_| Fault::RING_REF)?.into_iter();
         let bind = |port| {
@@ -64,8 +69,8 @@ impl<H: Hypervisor> Vifs<H> {
                 _ => Fault::EVTCHN,
             })
         };
-        let mut queues = Vec::with_capacity(keys.len());
-        for queue in keys {
+        let mut queues = Vec::with_capacity(keys.queues.len());
+        for queue in &keys.queues {
             let (Some(tx), Some(rx)) = (pages.next(), pages.next()) else { return Err(Fault::RING_REF) };
             let (tx_port, rx_port) = match queue.channels {
                 Channels::Single(both) => (bind(both)?, None),
@@ -73,7 +78,11 @@ impl<H: Hypervisor> Vifs<H> {
             };
             queues.push(QueueParts { tx, rx, tx_port, rx_port });
         }
-        Ok(queues)
+        let control = match keys.control.zip(pages.next()) {
+            Some(((_, port), ring)) => Some(ControlParts { ring, port: bind(port)? }),
+            None => None,
+        };
+        Ok((queues, control))
     }
 }
 
@@ -102,7 +111,7 @@ impl<H: Hypervisor> Backend for Vifs<H> {
         if !self.ports.borrow_mut().take(path, keys.ports()) {
             return Err(NO_PORTS);
         }
-        let queues = self.queues(path, &keys.queues)?;
+        let (queues, control) = self.rings(path, &keys)?;
         let parts = VifParts {
             frontend: path.frontend,
             devid: path.devid,
@@ -110,6 +119,7 @@ impl<H: Hypervisor> Backend for Vifs<H> {
             bridge,
             features: keys.features,
             queues,
+            control,
             signal: poke.clone(),
         };
         self.plane.borrow_mut().attach(parts)
@@ -126,7 +136,8 @@ impl<H: Hypervisor> Backend for Vifs<H> {
     fn report(&self, id: PortId, reporter: &mut Reporter) {
         let now = self.hyp.now();
         for (cause, count) in self.plane.borrow_mut().take_report(id) {
-            reporter.line(now, 0, &cause.into(), Action::Drop, count);
+            let action = if cause == Cause::CtrlParam { Action::Err } else { Action::Drop };
+            reporter.line(now, 0, &cause.into(), action, count);
         }
     }
 

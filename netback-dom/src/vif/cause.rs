@@ -39,6 +39,8 @@ macro_rules! causes {
 causes! {
     TxProd, "TX_PROD", "impossible producer index on the transmit ring";
     RxProd, "RX_PROD", "impossible producer index on the receive ring";
+    CtrlProd, "CTRL_PROD", "impossible producer index on the control ring";
+    CtrlParam, "CTRL_PARAM", "control request that cannot be carried out";
     TxShort, "TX_SHORT", "packet shorter than an Ethernet header";
     TxPage, "TX_PAGE", "slot crosses the end of its page";
     TxTotal, "TX_TOTAL", "slots larger than the announced packet";

@@ -17,7 +17,7 @@ use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, 
 use crate::nic::MacAddress;
 
 /// What we offer to everybody, in the order of `netif.h`. Everything else is off.
-const FEATURES: [(&str, &str); 7] = [
+const FEATURES: [(&str, &str); 8] = [
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
     ("feature-sg", "1"),
@@ -25,6 +25,7 @@ const FEATURES: [(&str, &str); 7] = [
     ("feature-gso-tcpv6", "1"),
     ("feature-ipv6-csum-offload", "1"),
     ("feature-split-event-channels", "1"),
+    ("feature-ctrl-ring", "1"),
 ];
 
 /// What we offer to a frontend that may have `queues` queues.
@@ -113,6 +114,8 @@ pub(super) struct FrontendKeys {
     pub(super) features: Features,
     /// Its queues, at least one.
     pub(super) queues: Vec<QueueKeys>,
+    /// `ctrl-ring-ref` and `event-channel-ctrl`.
+    pub(super) control: Option<(GrantRef, RemotePort)>,
 }
 
 impl FrontendKeys {
@@ -142,12 +145,16 @@ impl FrontendKeys {
         // A packet that was not cut needs several slots and has a blank checksum.
         let (gso_ipv4, gso_ipv6) = (gso_ipv4 && sg && !no_csum_ipv4, gso_ipv6 && sg && csum_ipv6);
         let features = Features { sg, rx_notify, csum_ipv4: !no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6 };
-        Ok(Self { features, queues: read_queues(xs, frontend, queue_count).await? })
+        let queues = read_queues(xs, frontend, queue_count).await?;
+        let control = read_control(xs, frontend).await?;
+        check_distinct(&queues, control)?;
+        Ok(Self { features, queues, control })
     }
 
     /// Event channels of the queues.
     pub(super) fn ports(&self) -> usize {
-        self.queues.iter().fold(0, |sum, queue| sum.saturating_add(queue.channels.ports().len()))
+        let queues = self.queues.iter().flat_map(|queue| queue.channels.ports()).count();
+        queues.saturating_add(usize::from(self.control.is_some()))
     }
 }
 
@@ -161,15 +168,32 @@ async fn read_queues(xs: &impl Xenstore, frontend: &FrontendPath, count: usize) 
         let queue = QueueKeys::read(xs, frontend, &format!("queue-{number}/")).await;
         queues.push(queue.map_err(|fault| Fault::with(Fault::QUEUES.code, format!("queue {number}: {}", fault.text)))?);
     }
-    check_distinct(&queues)?;
     Ok(queues)
 }
 
 /// No page and no event channel may serve twice.
-fn check_distinct(queues: &[QueueKeys]) -> Result<(), Fault> {
+fn check_distinct(queues: &[QueueKeys], control: Option<(GrantRef, RemotePort)>) -> Result<(), Fault> {
+    if control.is_none() && queues.len() == 1 {
+        // What is wrong with a single queue has causes of its own.
+        return Ok(());
+    }
     let rings = queues.iter().flat_map(|queue| [queue.tx_ring.into_raw(), queue.rx_ring.into_raw()]);
     let ports = queues.iter().flat_map(|queue| queue.channels.ports()).map(RemotePort::into_raw);
+    let rings = rings.chain(control.map(|(ring, _)| ring.into_raw()));
+    let ports = ports.chain(control.map(|(_, port)| port.into_raw()));
     if are_distinct(rings.collect()) && are_distinct(ports.collect()) { Ok(()) } else { Err(Fault::QUEUES) }
+}
+
+/// A frontend has a control ring if it names one.
+async fn read_control(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Option<(GrantRef, RemotePort)>, Fault> {
+    match number(xs, frontend, "ctrl-ring-ref").await {
+        Err(XsError::NoEntry) => Ok(None),
+        Err(_) => Err(Fault::READ),
+        Ok(ring) => match number(xs, frontend, "event-channel-ctrl").await {
+            Ok(port) => Ok(Some((GrantRef::from_raw(ring), RemotePort::from_raw(port)))),
+            Err(_) => Err(Fault::EVTCHN),
+        },
+    }
 }
 
 fn are_distinct(mut numbers: Vec<u32>) -> bool {

@@ -13,6 +13,7 @@
     reason = "test code: a panic is a failed test"
 )]
 
+mod control;
 mod handshake;
 mod hostile_endings;
 mod hostile_headers;

@@ -11,7 +11,7 @@ use crate::rig::{Guest, Rig};
 const MSS: u16 = 1448;
 
 /// Sends a packet that is to be cut up, in whole pages behind a first slot of 200 bytes.
-fn send_gso(front: &mut Netfront, packet: &[u8], ipv6: bool, mss: u16) {
+pub fn send_gso(front: &mut Netfront, packet: &[u8], ipv6: bool, mss: u16) {
     const FLAGS: u16 = 1 | 2 | 8;
     const MORE: u16 = 4;
     let (first, rest) = packet.split_at(200);

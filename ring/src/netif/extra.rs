@@ -98,8 +98,8 @@ impl RawExtra {
 }
 
 impl Extra {
-    /// The words of a slot that holds this and is the last of its chain.
-    pub(crate) const fn to_words(self) -> [u32; 2] {
+    /// The words of a slot that holds this; `more`: it is not the last of its chain.
+    pub(crate) const fn to_words(self, more: bool) -> [u32; 2] {
         let (kind, [a, b, c, d, e, f]) = match self {
             Self::Gso { size, kind } => {
                 let [low, high] = size.to_le_bytes();
@@ -118,6 +118,7 @@ impl Extra {
             }
             Self::Unknown(kind) => (kind, [0; 6]),
         };
-        [u32::from_le_bytes([kind, 0, a, b]), u32::from_le_bytes([c, d, e, f])]
+        let flags = if more { MORE } else { 0 };
+        [u32::from_le_bytes([kind, flags, a, b]), u32::from_le_bytes([c, d, e, f])]
     }
 }

@@ -6,12 +6,14 @@
 //! Xen: `public/io/netif.h`.
 
 pub mod assemble;
+pub mod ctrl;
 pub mod extra;
 mod fixed;
 pub mod rx;
 pub mod tx;
 
 pub use assemble::{Assembled, Fragment, Negotiated, Packet, SlotKind, TxKill, TxReject, assemble};
+pub use ctrl::{Ctrl, CtrlCommand, CtrlRequest, CtrlResponse, CtrlStatus, HashKind};
 pub use extra::{Extra, GsoKind};
 pub use fixed::FixedVec;
 pub use rx::{Rx, RxFlags, RxRequest, RxResponse};

@@ -65,7 +65,12 @@ pub enum RxResponse {
         id: u16,
     },
     /// The slot carries extra information for the packet; the buffer was not used.
-    Extra(Extra),
+    Extra {
+        /// The information.
+        extra: Extra,
+        /// The next slot carries more of it.
+        more: bool,
+    },
 }
 
 /// The receive ring's protocol: slots of 8 bytes.
@@ -88,7 +93,7 @@ impl Protocol for Rx {
             // A page holds at most 4096 bytes, so the size never looks like a negative status.
             RxResponse::Data { id, offset, flags, size } => [join(id, offset), join(flags.into_raw(), size & 0x7fff)],
             RxResponse::Error { id } => [join(id, 0), join(0, super::Status::Error.into_raw().cast_unsigned())],
-            RxResponse::Extra(extra) => extra.to_words(),
+            RxResponse::Extra { extra, more } => extra.to_words(more),
         }
     }
 }

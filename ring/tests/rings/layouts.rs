@@ -1,7 +1,10 @@
 //! Messages as bytes, against the structures of `public/io/netif.h`.
 
+use ring::GrantRef;
 use ring::Protocol;
-use ring::netif::{Extra, GsoKind, Rx, RxFlags, RxResponse, Status, Tx, TxResponse};
+use ring::netif::{
+    Ctrl, CtrlCommand, CtrlResponse, CtrlStatus, Extra, GsoKind, Rx, RxFlags, RxResponse, Status, Tx, TxResponse,
+};
 
 use crate::slots::{extra, request, words};
 
@@ -75,7 +78,7 @@ fn an_extra_segment_reads_back() {
         Extra::Hash { kind: 2, algorithm: 1, value: [9, 8, 7, 6] },
         Extra::Xdp { headroom: 256 },
     ] {
-        let [first, second] = Rx::encode(&RxResponse::Extra(extra));
+        let [first, second] = Rx::encode(&RxResponse::Extra { extra, more: false });
         let raw = ring::netif::TxSlot::from_words([first, second, 0]).extra();
         assert_eq!((raw.parse(), raw.more()), (extra, false));
     }
@@ -83,8 +86,61 @@ fn an_extra_segment_reads_back() {
 
 #[test]
 fn an_extra_segment_has_the_headers_layout() {
-    let words = Rx::encode(&RxResponse::Extra(Extra::Gso { size: 0x0504, kind: Ok(GsoKind::TcpV6) }));
+    let words =
+        Rx::encode(&RxResponse::Extra { extra: Extra::Gso { size: 0x0504, kind: Ok(GsoKind::TcpV6) }, more: false });
     assert_eq!(bytes(&words), [1, 0, 4, 5, 2, 0, 0, 0]);
     assert!(extra(1, true, [0; 6]).extra().more());
     assert_eq!(extra(77, false, [0; 6]).extra().parse(), Extra::Unknown(77));
+}
+
+#[test]
+fn an_extra_segment_says_whether_another_follows() {
+    for more in [false, true] {
+        let [first, second] = Rx::encode(&RxResponse::Extra { extra: Extra::Xdp { headroom: 256 }, more });
+        assert_eq!(ring::netif::TxSlot::from_words([first, second, 0]).extra().more(), more);
+    }
+}
+
+#[test]
+fn a_hash_is_told_least_significant_byte_first() {
+    let extra = Extra::Hash { kind: 3, algorithm: 1, value: 0x0a0b_0c0d_u32.to_le_bytes() };
+    let words = Rx::encode(&RxResponse::Extra { extra, more: false });
+    assert_eq!(bytes(&words), [4, 0, 3, 1, 0x0d, 0x0c, 0x0b, 0x0a]);
+}
+
+#[test]
+fn a_control_request_has_the_headers_layout() {
+    let request = |kind: u32| Ctrl::decode(&[0x0201 | kind << 16, 3, 4, 5]);
+    let gref = GrantRef::from_raw(3);
+    let expected = [
+        (0, CtrlCommand::Unknown),
+        (1, CtrlCommand::GetHashFlags),
+        (2, CtrlCommand::SetHashFlags(3)),
+        (3, CtrlCommand::SetHashKey { gref, len: 4 }),
+        (4, CtrlCommand::GetMappingSize),
+        (5, CtrlCommand::SetMappingSize(3)),
+        (6, CtrlCommand::SetMapping { gref, len: 4, offset: 5 }),
+        (7, CtrlCommand::SetAlgorithm(3)),
+        (8, CtrlCommand::Unknown),
+        (65535, CtrlCommand::Unknown),
+    ];
+    for (kind, command) in expected {
+        let request = request(kind);
+        assert_eq!((request.id, u32::from(request.kind), request.command), (0x0201, kind, command));
+    }
+}
+
+#[test]
+fn a_control_response_has_the_headers_layout() {
+    assert_eq!(Ctrl::RESPONSE_WORDS, 3);
+    let statuses = [
+        (CtrlStatus::Success, 0),
+        (CtrlStatus::NotSupported, 1),
+        (CtrlStatus::InvalidParameter, 2),
+        (CtrlStatus::BufferOverflow, 3),
+    ];
+    for (status, raw) in statuses {
+        let words = Ctrl::encode(&CtrlResponse { id: 0x0201, kind: 7, status, data: 0x0807_0605 });
+        assert_eq!(bytes(&words[..3]), [1, 2, 7, 0, raw, 0, 0, 0, 5, 6, 7, 8]);
+    }
 }

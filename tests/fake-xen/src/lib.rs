@@ -47,7 +47,7 @@ pub use events::FakePort;
 pub use faults::{CopyOp, Faults, StoreOp};
 pub use grants::{MappedPage, OwnPage};
 pub use machine::{BACKEND, FakeHyp, FakeXen, Usage};
-pub use netfront::{Netfront, NetfrontOptions, RxPacket, TxAnswer};
+pub use netfront::{CtrlAnswer, Netfront, NetfrontOptions, RxPacket, TxAnswer};
 pub use page::Page;
 pub use store::{Perm, Perms};
 pub use toolstack::{DeviceId, Outcome, READ_LATENCY, Toolstack, ToolstackError, VbdConfig, VifConfig};

@@ -5,10 +5,12 @@
 //!
 //! Xen: `public/io/netif.h`. Behaviour: Linux's xen-netfront.
 
+mod control;
 mod receive;
 mod ring;
 mod transmit;
 
+pub use control::CtrlAnswer;
 pub use receive::RxPacket;
 pub use transmit::TxAnswer;
 
@@ -20,6 +22,7 @@ use crate::machine::FakeXen;
 use crate::page::Page;
 use crate::toolstack::{DeviceId, Toolstack};
 
+use control::ControlLink;
 use ring::FrontRing;
 
 /// How a frontend connects.
@@ -37,6 +40,8 @@ pub struct NetfrontOptions {
     pub rx_buffers: u32,
     /// Queues, whatever the backend offers.
     pub queues: usize,
+    /// A control ring.
+    pub control: bool,
 }
 
 impl Default for NetfrontOptions {
@@ -55,6 +60,7 @@ impl Default for NetfrontOptions {
             ],
             rx_buffers: 64,
             queues: 1,
+            control: false,
         }
     }
 }
@@ -73,6 +79,7 @@ pub struct Netfront {
     /// The queue that methods about a ring are about; what is received is taken from all.
     pub queue: usize,
     links: Vec<Link>,
+    control: Option<ControlLink>,
     /// Complete packets that were received.
     received: VecDeque<RxPacket>,
     /// Responses on the TX ring.
@@ -109,6 +116,7 @@ impl Netfront {
             liar: false,
             queue: 0,
             links: Vec::new(),
+            control: None,
             received,
             answers,
         }
@@ -196,6 +204,7 @@ impl Netfront {
     /// Creates rings and event channels, without a word to the backend.
     pub fn share_rings(&mut self) {
         self.links = (0..self.options.queues).map(|_| self.new_link()).collect();
+        self.control = self.options.control.then(|| self.new_control());
         self.queue = 0;
     }
 
@@ -235,6 +244,10 @@ impl Netfront {
                 None => write("event-channel", &link.tx_port),
             }
         }
+        if let Some(control) = &self.control {
+            self.write("ctrl-ring-ref", &control.gref.to_string());
+            self.write("event-channel-ctrl", &control.port.to_string());
+        }
         if self.links.len() != 1 {
             self.write("multi-queue-num-queues", &self.links.len().to_string());
         }
@@ -266,6 +279,10 @@ impl Netfront {
     pub fn reclaim(&mut self) {
         for link in std::mem::take(&mut self.links) {
             self.reclaim_link(link);
+        }
+        if let Some(control) = self.control.take() {
+            assert!(!self.xen.revoke(self.device.frontend, control.gref), "rule 2: the control ring is still mapped");
+            self.xen.close_port(self.device.frontend, control.port);
         }
         self.queue = 0;
     }
