@@ -55,7 +55,7 @@ impl<H: Hypervisor> Netback<H> {
     /// A backend without cards that serves nobody yet. Its control plane runs in `tasks`.
     pub fn new(hyp: H, tasks: Tasks, memory: Memory, options: Options) -> Self {
         let plane = Rc::new(RefCell::new(Plane::new(hyp.clone(), memory, options.table)));
-        let vifs = Vifs::new(hyp, plane.clone(), options.bridges, options.max_queues);
+        let vifs = Vifs::new(hyp, tasks.clone(), plane.clone(), options.bridges, options.max_queues);
         Self { devices: Devices::new(vifs, tasks, options.max_vifs), plane }
     }
 

@@ -43,9 +43,10 @@ pub(crate) fn accept(frame: &mut Frame, len: usize, gso: Gso) -> bool {
     true
 }
 
-/// Length of the longest frame that a packet to be cut up becomes.
-pub(crate) fn longest(frame: &Frame, gso: Gso) -> usize {
-    headers_end(frame, frame.len()).map_or(usize::MAX, |(_, end)| end.saturating_add(usize::from(gso.size)))
+/// Length of the longest frame that a packet of `len` bytes to be cut up becomes, of which `frame` holds at least the
+/// headers.
+pub(crate) fn longest(frame: &Frame, len: usize, gso: Gso) -> usize {
+    headers_end(frame, len).map_or(usize::MAX, |(_, end)| end.saturating_add(usize::from(gso.size)))
 }
 
 fn headers_end(frame: &Frame, len: usize) -> Option<(Transport, usize)> {

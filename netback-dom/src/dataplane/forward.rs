@@ -64,6 +64,13 @@ impl<H: Hypervisor> Plane<H> {
             }
             return;
         }
+        if self.is_too_long(at) {
+            if let Some(job) = self.tx.get_mut(at) {
+                job.fail(Status::Dropped);
+            }
+            self.drop_tx(vif, Cause::Mtu, now);
+            return;
+        }
         let from = PortId::Vif(vif);
         let verdict = self.switch.forward(from, dest, source, now);
         self.note_dest(vif, verdict);
@@ -74,6 +81,13 @@ impl<H: Hypervisor> Plane<H> {
         {
             job.stage = Stage::NeedsWhole;
         }
+    }
+
+    /// Whether a packet is beyond the MTU of the vif it comes from.
+    fn is_too_long(&self, at: usize) -> bool {
+        let Some((job, frame)) = self.tx.get(at).and_then(|job| Some((job, job.frame.as_ref()?))) else { return false };
+        let port = self.vifs.get(usize::from(job.ring.vif)).and_then(Option::as_ref);
+        port.is_some_and(|port| !port.is_within_mtu(frame, job.len()))
     }
 
     fn forward_whole(&mut self, at: usize, verdict: Verdict, uplinks: &mut dyn Uplinks, now: Instant) {
@@ -103,7 +117,10 @@ impl<H: Hypervisor> Plane<H> {
         let Some((job, frame)) = self.tx.get(at).and_then(|job| Some((job, job.frame.as_ref()?))) else { return false };
         let (len, vif, flags) = (job.len(), job.ring.vif, flags_of(frame));
         let takes = self.vifs.get(usize::from(to)).and_then(Option::as_ref).is_some_and(|port| {
-            len <= port.max_frame() && port.takes_gso(frame.gso) && port.takes_checksum(frame, len)
+            len <= port.max_frame()
+                && port.is_within_mtu(frame, len)
+                && port.takes_gso(frame.gso)
+                && port.takes_checksum(frame, len)
         });
         if !takes || !self.pull_direct(to, at, len, flags) {
             return false;

@@ -23,6 +23,7 @@ mod hashing;
 mod job;
 mod layout;
 mod memory;
+mod multicast;
 mod port;
 mod rx;
 mod shared;
@@ -81,6 +82,12 @@ pub(crate) struct VifParts<H: Hypervisor> {
     pub(crate) mac: Option<MacAddress>,
     pub(crate) bridge: BridgeId,
     pub(crate) features: Features,
+    /// Longest frame in either direction, in bytes; `None`: as long as frontends and cards take.
+    pub(crate) max_frame: Option<usize>,
+    /// `xdp-headroom`, at most 256.
+    pub(crate) headroom: u16,
+    /// `request-multicast-control`.
+    pub(crate) multicast_control: bool,
     pub(crate) queues: Vec<QueueParts<H>>,
     /// `None` if the frontend has none.
     pub(crate) control: Option<ControlParts<H>>,
@@ -167,6 +174,27 @@ impl<H: Hypervisor> Plane<H> {
         port.into_pages()
     }
 
+    fn port_mut(&mut self, id: PortId) -> Option<&mut VifPort<H>> {
+        match id {
+            PortId::Vif(vif) => self.vifs.get_mut(usize::from(vif))?.as_mut(),
+            PortId::Uplink(_) => None,
+        }
+    }
+
+    /// The frontend wants its multicast filter to be applied, or not any more.
+    pub(crate) fn set_multicast_control(&mut self, id: PortId, on: bool) {
+        if let Some(port) = self.port_mut(id) {
+            port.multicast.on = on;
+        }
+    }
+
+    /// The frontend wants this many bytes left free at the start of each buffer, at most 256.
+    pub(crate) fn set_headroom(&mut self, id: PortId, headroom: u16) {
+        if let Some(port) = self.port_mut(id) {
+            port.headroom = usize::from(headroom);
+        }
+    }
+
     fn port(&self, id: PortId) -> Option<&VifPort<H>> {
         match id {
             PortId::Vif(vif) => self.vifs.get(usize::from(vif))?.as_ref(),
@@ -181,11 +209,7 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Packets of a vif that were dropped since the last call and are to be reported.
     pub(crate) fn take_report(&mut self, id: PortId) -> Vec<(Cause, u64)> {
-        let PortId::Vif(vif) = id else { return Vec::new() };
-        match self.vifs.get_mut(usize::from(vif)) {
-            Some(Some(port)) => port.take_report(),
-            _ => Vec::new(),
-        }
+        self.port_mut(id).map(VifPort::take_report).unwrap_or_default()
     }
 
     /// The counters of every vif in service.

@@ -13,9 +13,11 @@ use super::VifParts;
 use super::control::Control;
 use super::hashing::Hashing;
 use super::layout::{self, Layout};
+use super::multicast::Multicast;
 use super::shared::SharedFrame;
 use crate::frame::{Checksum, Frame, Gso};
 use crate::nic::MacAddress;
+use crate::segmentation;
 use crate::switch::{BridgeId, PortId};
 use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
@@ -102,6 +104,9 @@ pub(super) struct VifPort<H: Hypervisor> {
     /// Bytes left free at the start of each receive buffer (`xdp-headroom`).
     pub(super) headroom: usize,
     pub(super) control: Option<Control<H>>,
+    pub(super) multicast: Multicast,
+    /// Longest frame in either direction, in bytes, as the toolstack wants it.
+    limit: usize,
     /// Packets may be copied straight from its pages to another guest's. Off for good once that has failed:
     /// the receiver cannot know whose grant was bad.
     pub(super) direct: bool,
@@ -146,7 +151,9 @@ impl<H: Hypervisor> VifPort<H> {
             next_queue: 0,
             quantum: 1,
             hashing: Hashing::new(seed),
-            headroom: 0,
+            headroom: usize::from(parts.headroom),
+            multicast: Multicast::new(parts.multicast_control),
+            limit: parts.max_frame.unwrap_or(usize::MAX),
             control,
             direct: true,
             fault: None,
@@ -203,6 +210,13 @@ impl<H: Hypervisor> VifPort<H> {
     /// The longest frame the frontend can take, in bytes.
     pub(super) const fn max_frame(&self) -> usize {
         if self.features.sg { layout::longest(self.headroom) } else { layout::room(self.headroom) }
+    }
+
+    /// Whether a frame of `len` bytes that starts with `frame` is within the vif's MTU; what it is to be cut into, if
+    /// it is.
+    pub(super) fn is_within_mtu(&self, frame: &Frame, len: usize) -> bool {
+        let longest = frame.gso.map_or(len, |gso| segmentation::longest(frame, len, gso));
+        longest <= self.limit
     }
 
     /// Whether the frontend takes a frame of `len` bytes that starts with `frame` with its checksum as it is.

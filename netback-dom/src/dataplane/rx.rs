@@ -16,6 +16,7 @@ use super::port::{BACKLOG_FRAMES, Queue, VifPort};
 use super::shared::SharedFrame;
 use crate::frame::{Checksum, Frame};
 use crate::vif::Cause;
+use crate::wire::Ethernet;
 
 /// Most pages that wait for one vif.
 const BACKLOG_PAGES: usize = 512 * 1024 / PAGE_SIZE;
@@ -32,17 +33,22 @@ impl<H: Hypervisor> Plane<H> {
         if port.fault.is_some() {
             return false;
         }
-        let number = port.queue_for(stored, len);
+        if !Ethernet::addresses(stored.head().bytes()).is_some_and(|(dest, _)| port.multicast.takes(dest)) {
+            // The frontend has asked not to be bothered with it.
+            return true;
+        }
+        let (number, within) = (port.queue_for(stored, len), port.is_within_mtu(stored, len));
         let (max_frame, need) = (port.max_frame(), port.layout().slots_for(stored));
         let (waiting, waiting_pages) = port.waiting();
         let Some(queue) = port.queues.get_mut(number) else { return false };
         // A stalled frontend is back when it has posted buffers.
         queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < need);
         let full = waiting >= BACKLOG_FRAMES || waiting_pages.saturating_add(pages) > limit;
-        let cause = match (len > max_frame, queue.stalled, full) {
-            (true, ..) => Some(Cause::RxFit),
-            (_, true, _) => Some(Cause::RxStall),
-            (_, _, true) => Some(Cause::RxQueue),
+        let cause = match (within, len > max_frame, queue.stalled, full) {
+            (false, ..) => Some(Cause::Mtu),
+            (_, true, ..) => Some(Cause::RxFit),
+            (_, _, true, _) => Some(Cause::RxStall),
+            (_, _, _, true) => Some(Cause::RxQueue),
             _ => None,
         };
         if let Some(cause) = cause {

@@ -7,6 +7,7 @@ use xen_pv_rt::hyp::{Hypervisor, Instant};
 use super::job::{RingOf, Stage, TX_JOBS, TxJob};
 use super::port::VifPort;
 use super::{Memory, Plane};
+use crate::nic::MacAddress;
 use crate::switch::PortId;
 use crate::vif::Cause;
 
@@ -15,7 +16,7 @@ const QUANTUM: usize = 16;
 /// No more are taken once this many bytes were.
 const QUANTUM_BYTES: usize = 128 * 1024;
 /// What frontends may use beside plain packets.
-const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: false };
+const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: true };
 /// Bytes that are copied of a packet whose payload is expected to go straight to another guest: enough for
 /// the headers up to TCP.
 const PEEK_BYTES: usize = 256;
@@ -119,6 +120,20 @@ fn prepare<H: Hypervisor>(
     if let Some(reject) = reject {
         job.fail(Status::Error);
         port.drop_tx(reject.into(), now);
+        return job;
+    }
+    if !job.packet.multicast.as_slice().is_empty() {
+        // A request about the filter; whatever data it comes with is no packet.
+        let multicast = &mut port.multicast;
+        let changes = job.packet.multicast;
+        let fits = changes
+            .as_slice()
+            .iter()
+            .fold(true, |fits, (add, address)| multicast.change(*add, MacAddress(*address)) && fits);
+        job.fail(if fits { Status::Okay } else { Status::Error });
+        if !fits {
+            port.drop_tx(Cause::McastFull, now);
+        }
         return job;
     }
     job.copied = first_copy(port, job.len());

@@ -75,7 +75,8 @@ impl Uplink {
 
     /// Cuts up a frame for a card that cannot.
     fn send_cut(&mut self, nic: &mut dyn Nic, frame: &Frame, memory: &Memory) -> bool {
-        let too_long = frame.gso.is_none_or(|gso| segmentation::longest(frame, gso) > nic.capabilities().max_frame);
+        let too_long =
+            frame.gso.is_none_or(|gso| segmentation::longest(frame, frame.len(), gso) > nic.capabilities().max_frame);
         let Some(mut cut) = Cut::new(frame).filter(|_| !too_long) else { return false };
         let mut all = true;
         while let Some(segment) = cut.next(memory) {
@@ -147,5 +148,5 @@ fn takes_gso(can: &Capabilities, frame: &Frame, gso: Gso) -> bool {
     let cuts = if gso.ipv6 { can.tso6 } else { can.tso4 };
     cuts && can.tx_checksum
         && frame.segment_count() <= can.max_segments
-        && segmentation::longest(frame, gso) <= can.max_frame
+        && segmentation::longest(frame, frame.len(), gso) <= can.max_frame
 }

@@ -9,11 +9,12 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use xen_pv_rt::hyp::{Access, EvtchnError, Hypervisor};
-use xen_pv_rt::task::Signal;
+use xen_pv_rt::task::{Signal, Tasks};
 use xen_pv_rt::xenbus::backend::{Action, Backend, Fault, Keys, Reporter};
 use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
 
 use super::cause::Cause;
+use super::follow;
 use super::keys::{self, BackendKeys, Channels, FrontendKeys};
 use super::ports::Ports;
 use crate::dataplane::{ControlParts, Plane, QueueParts, VifParts};
@@ -35,17 +36,22 @@ pub(crate) struct Vifs<H: Hypervisor> {
     /// Names of bridges. If empty, every name means the default bridge.
     bridges: Vec<(String, BridgeId)>,
     ports: RefCell<Ports>,
+    tasks: Tasks,
+    /// What ends the task that follows a vif's keys.
+    followed: RefCell<Vec<(PortId, Signal)>>,
 }
 
 impl<H: Hypervisor> Vifs<H> {
     /// No vifs yet; later on with at most `max_queues` queues each.
     pub(crate) fn new(
         hyp: H,
+        tasks: Tasks,
         plane: Rc<RefCell<Plane<H>>>,
         bridges: Vec<(String, BridgeId)>,
         max_queues: usize,
     ) -> Self {
-        Self { hyp, plane, bridges, ports: RefCell::new(Ports::new(max_queues)) }
+        let ports = RefCell::new(Ports::new(max_queues));
+        Self { hyp, plane, bridges, ports, tasks, followed: RefCell::default() }
     }
 
     fn bridge(&self, name: Option<&str>) -> Result<BridgeId, Fault> {
@@ -118,11 +124,24 @@ impl<H: Hypervisor> Backend for Vifs<H> {
             mac: backend.mac,
             bridge,
             features: keys.features,
+            max_frame: backend.max_frame,
+            headroom: keys.headroom,
+            multicast_control: keys.multicast_control,
             queues,
             control,
             signal: poke.clone(),
         };
-        self.plane.borrow_mut().attach(parts)
+        let id = self.plane.borrow_mut().attach(parts)?;
+        let stop = self.tasks.signal();
+        self.followed.borrow_mut().push((id, stop.clone()));
+        let (hyp, plane) = (self.hyp.clone(), self.plane.clone());
+        self.tasks.spawn(follow::multicast_control(hyp, plane, frontend.clone(), id, stop));
+        Ok(id)
+    }
+
+    async fn reconfigure(&self, id: PortId, frontend: &FrontendPath) {
+        let headroom = keys::read_headroom(&self.hyp, frontend).await;
+        self.plane.borrow_mut().set_headroom(id, headroom);
     }
 
     fn changed_keys(&self, _: PortId) -> Keys {
@@ -142,6 +161,12 @@ impl<H: Hypervisor> Backend for Vifs<H> {
     }
 
     async fn disconnect(&self, id: PortId) {
+        self.followed.borrow_mut().retain(|(vif, stop)| {
+            if *vif == id {
+                stop.raise();
+            }
+            *vif != id
+        });
         let pages = self.plane.borrow_mut().detach(id);
         self.hyp.unmap(pages);
     }

@@ -58,6 +58,8 @@ causes! {
     Uplink, "UPLINK", "the card did not take the frame";
     RxQueue, "RX_QUEUE", "receive queue full";
     RxFit, "RX_FIT", "frame too long for the frontend";
+    Mtu, "MTU", "frame longer than the vif's MTU";
+    McastFull, "MCAST_FULL", "multicast filter is full";
     RxStall, "RX_STALL", "rx stalled: the frontend takes nothing";
 }
 
@@ -67,7 +69,7 @@ impl Cause {
 
     /// Whether a dropped packet is somebody's fault, rather than a lack of room.
     pub const fn is_fault(self) -> bool {
-        !matches!(self, Self::NoBuffer | Self::Uplink | Self::RxQueue | Self::RxFit)
+        !matches!(self, Self::NoBuffer | Self::Uplink | Self::RxQueue | Self::RxFit | Self::Mtu)
     }
 
     /// Position in [`ALL`](Self::ALL).

@@ -17,7 +17,7 @@ use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, 
 use crate::nic::MacAddress;
 
 /// What we offer to everybody, in the order of `netif.h`. Everything else is off.
-const FEATURES: [(&str, &str); 8] = [
+const FEATURES: [(&str, &str); 11] = [
     ("feature-rx-copy", "1"),
     ("feature-rx-flip", "0"),
     ("feature-sg", "1"),
@@ -26,6 +26,9 @@ const FEATURES: [(&str, &str); 8] = [
     ("feature-ipv6-csum-offload", "1"),
     ("feature-split-event-channels", "1"),
     ("feature-ctrl-ring", "1"),
+    ("feature-multicast-control", "1"),
+    ("feature-dynamic-multicast-control", "1"),
+    ("feature-xdp-headroom", "1"),
 ];
 
 /// What we offer to a frontend that may have `queues` queues.
@@ -38,6 +41,15 @@ pub(super) fn offer(queues: usize) -> Keys {
 /// The frontend wants its pages flipped, which nobody does any more.
 const RX_COPY: Fault = Fault::new("RX_COPY", "request-rx-copy is required");
 
+/// May change at any time.
+pub(super) const MULTICAST_CONTROL: &str = "request-multicast-control";
+/// An MTU that no Ethernet has.
+const MTU: Fault = Fault::new("MTU", "mtu is not a number from 68 to 9000");
+/// Bytes of a frame beyond the MTU: header and one VLAN tag.
+const BEYOND_MTU: usize = 18;
+/// Most bytes left free at the start of a receive buffer.
+const MAX_HEADROOM: u16 = 256;
+
 /// What the toolstack wrote into the backend directory.
 #[derive(Clone, Debug)]
 pub(super) struct BackendKeys {
@@ -45,6 +57,8 @@ pub(super) struct BackendKeys {
     pub(super) mac: Option<MacAddress>,
     /// `bridge`, if there is one.
     pub(super) bridge: Option<String>,
+    /// Longest frame in bytes, from `mtu`, if there is one.
+    pub(super) max_frame: Option<usize>,
 }
 
 impl BackendKeys {
@@ -53,15 +67,17 @@ impl BackendKeys {
     /// # Errors
     /// [`Fault::READ`] if one is malformed.
     pub(super) async fn read(xs: &impl Xenstore, path: &BackendPath) -> Result<Self, Fault> {
-        let (mac, bridge) = join(async { optional_text(xs, &path.key("mac")).await }, async {
-            optional_text(xs, &path.key("bridge")).await
-        })
-        .await;
+        let keys = ["mac", "bridge", "mtu"].map(|key| path.key(key));
+        let [mac, bridge, mtu] = join_array(keys.each_ref().map(|path| optional_text(xs, path))).await;
         let mac = match mac? {
             Some(text) => Some(parse_mac(&text).ok_or(Fault::READ)?),
             None => None,
         };
-        Ok(Self { mac, bridge: bridge? })
+        let max_frame = match mtu? {
+            Some(text) => Some(parse_mtu(&text).ok_or(MTU)?.saturating_add(BEYOND_MTU)),
+            None => None,
+        };
+        Ok(Self { mac, bridge: bridge?, max_frame })
     }
 }
 
@@ -114,6 +130,10 @@ pub(super) struct FrontendKeys {
     pub(super) features: Features,
     /// Its queues, at least one.
     pub(super) queues: Vec<QueueKeys>,
+    /// `request-multicast-control`.
+    pub(super) multicast_control: bool,
+    /// `xdp-headroom`, in bytes.
+    pub(super) headroom: u16,
     /// `ctrl-ring-ref` and `event-channel-ctrl`.
     pub(super) control: Option<(GrantRef, RemotePort)>,
 }
@@ -133,11 +153,12 @@ impl FrontendKeys {
                 feature(xs, frontend, "feature-ipv6-csum-offload"),
                 feature(xs, frontend, "feature-gso-tcpv4"),
                 feature(xs, frontend, "feature-gso-tcpv6"),
+                feature(xs, frontend, MULTICAST_CONTROL),
             ]),
             async { read_number_or::<usize>(xs, &frontend.key("multi-queue-num-queues"), 1).await },
         )
         .await;
-        let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6] = flags;
+        let [rx_copy, sg, rx_notify, no_csum_ipv4, csum_ipv6, gso_ipv4, gso_ipv6, multicast_control] = flags;
         let queue_count = queue_count.ok().filter(|count| (1..=max_queues).contains(count)).ok_or(Fault::QUEUES)?;
         if !rx_copy {
             return Err(RX_COPY);
@@ -148,7 +169,8 @@ impl FrontendKeys {
         let queues = read_queues(xs, frontend, queue_count).await?;
         let control = read_control(xs, frontend).await?;
         check_distinct(&queues, control)?;
-        Ok(Self { features, queues, control })
+        let headroom = read_headroom(xs, frontend).await;
+        Ok(Self { features, queues, control, multicast_control, headroom })
     }
 
     /// Event channels of the queues.
@@ -156,6 +178,17 @@ impl FrontendKeys {
         let queues = self.queues.iter().flat_map(|queue| queue.channels.ports()).count();
         queues.saturating_add(usize::from(self.control.is_some()))
     }
+}
+
+/// Reads how many bytes to leave free at the start of receive buffers; none if that is no number, at most 256.
+pub(super) async fn read_headroom(xs: &impl Xenstore, frontend: &FrontendPath) -> u16 {
+    let wanted = number(xs, frontend, "xdp-headroom").await.unwrap_or(0);
+    u16::try_from(wanted).unwrap_or(u16::MAX).min(MAX_HEADROOM)
+}
+
+/// Reads whether the frontend wants its multicast filter to be applied.
+pub(super) async fn read_multicast_control(xs: &impl Xenstore, frontend: &FrontendPath) -> bool {
+    feature(xs, frontend, MULTICAST_CONTROL).await
 }
 
 async fn read_queues(xs: &impl Xenstore, frontend: &FrontendPath, count: usize) -> Result<Vec<QueueKeys>, Fault> {
@@ -247,6 +280,12 @@ async fn optional_text(xs: &impl Xenstore, path: &str) -> Result<Option<String>,
         Err(XsError::NoEntry) => Ok(None),
         Err(_) => Err(Fault::READ),
     }
+}
+
+/// Reads a number from 68 to 9000.
+fn parse_mtu(text: &str) -> Option<usize> {
+    let number = text.bytes().all(|byte| byte.is_ascii_digit()).then_some(text)?;
+    number.parse().ok().filter(|mtu| (68..=9000).contains(mtu))
 }
 
 /// Reads `00:16:3e:12:34:56`.

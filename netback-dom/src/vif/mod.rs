@@ -8,6 +8,7 @@
 mod backend;
 mod cause;
 pub mod counters;
+mod follow;
 mod keys;
 mod ports;
 

@@ -14,6 +14,7 @@
 )]
 
 mod control;
+mod features;
 mod handshake;
 mod hostile_endings;
 mod hostile_headers;

@@ -115,6 +115,18 @@ impl Rig {
         VifConfig { mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"), ..VifConfig::default() }
     }
 
+    /// Creates a domain with a vif that the toolstack says more about, and waits until it is connected.
+    pub fn guest_with_keys(&mut self, options: NetfrontOptions, keys: &[(&str, &str)]) -> Guest {
+        let guest = self.fronts.len();
+        let domid = self.toolstack.create_domain(&format!("guest{guest}"));
+        let more = keys.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect();
+        let config = VifConfig { more, ..Self::vif_config(guest) };
+        let device = self.toolstack.create_vif(domid, 0, &config);
+        self.fronts.push(Netfront::new(&self.xen, device, options));
+        self.until("the guest is connected", |rig| rig.is_connected(guest));
+        guest
+    }
+
     /// Creates a domain with a vif and waits until it is connected.
     pub fn guest_with(&mut self, options: NetfrontOptions) -> Guest {
         let guest = self.add(options);

@@ -130,8 +130,8 @@ pub struct Packet {
     pub flags: TxFlags,
     /// Segment size and protocol, if it is to be cut up.
     pub gso: Option<(u16, GsoKind)>,
-    /// A multicast address to add (`true`) or remove.
-    pub multicast: Option<(bool, [u8; 6])>,
+    /// Multicast addresses to add (`true`) or remove, in this order.
+    pub multicast: FixedVec<(bool, [u8; 6]), MAX_EXTRAS>,
 }
 
 /// What a chain of slots turned out to be.
@@ -189,7 +189,7 @@ pub fn assemble(
     }
     check_page(first.offset, left)?;
     // A request that only changes the multicast filter needs no data.
-    if u32::from(first.size) < ETHERNET_HEADER && packet.multicast.is_none() {
+    if u32::from(first.size) < ETHERNET_HEADER && packet.multicast.as_slice().is_empty() {
         return Ok(Some(Assembled::Rejected(TxReject::Short, packet)));
     }
     packet.set_first(&first, left);
@@ -206,6 +206,11 @@ impl Packet {
         if self.slots.push(kind) {
             self.debt.add(ticket);
         }
+    }
+
+    fn change_filter(&mut self, add: bool, address: [u8; 6]) {
+        // There is room for as many as there may be extra segments.
+        let _ = self.multicast.push((add, address));
     }
 
     fn add(&mut self, request: &TxRequest, size: u16) -> bool {
@@ -241,8 +246,8 @@ fn extras(
             Extra::Gso { size: 0, .. } => return Err(TxKill::GsoSize),
             Extra::Gso { size, kind: Ok(kind) } if negotiated.allows(kind) => packet.gso = Some((size, kind)),
             Extra::Gso { .. } => return Err(TxKill::GsoType),
-            Extra::McastAdd(address) if negotiated.multicast_control => packet.multicast = Some((true, address)),
-            Extra::McastDel(address) if negotiated.multicast_control => packet.multicast = Some((false, address)),
+            Extra::McastAdd(address) if negotiated.multicast_control => packet.change_filter(true, address),
+            Extra::McastDel(address) if negotiated.multicast_control => packet.change_filter(false, address),
             _ => return Err(TxKill::ExtraType),
         }
         if !raw.more() {

@@ -84,7 +84,7 @@ fn one_slot_is_one_fragment() {
     assert_eq!((fragments(&packet), packet.total), (vec![(9, 4000, 96)], 96));
     assert_eq!(packet.slots.as_slice(), [SlotKind::Request(77)]);
     assert!(packet.flags.csum_blank());
-    assert_eq!((packet.gso, packet.multicast), (None, None));
+    assert_eq!((packet.gso, packet.multicast.as_slice()), (None, [].as_slice()));
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn an_extra_is_answered_in_its_place() {
 fn a_change_of_the_multicast_filter_needs_no_data() {
     for (kind, add) in [(2, true), (3, false)] {
         let slots = [request(1, 0, EXTRA_INFO, 5, 0), extra(kind, false, [1, 0, 94, 0, 0, 9])];
-        assert_eq!(packet(&MULTICAST, &slots).multicast, Some((add, [1, 0, 94, 0, 0, 9])));
+        assert_eq!(packet(&MULTICAST, &slots).multicast.as_slice(), [(add, [1, 0, 94, 0, 0, 9])]);
     }
 }
 
@@ -384,4 +384,14 @@ fn pay(ring: &mut ring::BackRing<ring::netif::Tx, Vec<std::sync::atomic::AtomicU
         count += 1;
     }
     count
+}
+
+#[test]
+fn changes_of_the_multicast_filter_keep_their_order() {
+    let change = |kind, more, last| extra(kind, more, [1, 0, 94, 0, 0, last]);
+    let slots = [request(0, 0, EXTRA_INFO, 5, 0), change(2, true, 1), change(3, true, 2), change(2, false, 3)];
+    let packet = packet(&MULTICAST, &slots);
+    let expected = [(true, 1), (false, 2), (true, 3)].map(|(add, last)| (add, [1, 0, 94, 0, 0, last]));
+    assert_eq!(packet.multicast.as_slice(), expected);
+    assert_eq!(packet.debt.owed(), 4);
 }

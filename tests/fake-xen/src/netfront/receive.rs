@@ -21,6 +21,8 @@ pub struct RxPacket {
     pub extras: Vec<[u32; 2]>,
     /// Data slots.
     pub slots: usize,
+    /// Where in its buffer each piece starts.
+    pub offsets: Vec<usize>,
     /// The queue it came in.
     pub queue: usize,
     /// Status of a slot that was not filled.
@@ -158,6 +160,7 @@ impl RxPacket {
                 assert!(offset + len <= 4096, "a slot beyond its page: offset {offset}, length {len}");
                 assert!(self.slots > 1 || len >= 14 || self.error.is_some(), "a first slot of {len} bytes");
                 assert!(self.slots == 1 || len > 0, "an empty slot");
+                self.offsets.push(offset);
                 let start = self.bytes.len();
                 self.bytes.resize(start + len, 0);
                 page.read(offset, &mut self.bytes[start..]);

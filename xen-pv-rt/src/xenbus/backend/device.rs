@@ -227,7 +227,7 @@ impl<'d, B: Backend> Device<'d, B> {
 
     /// State 4: publishes it when the toolstack has had time to see the 2, then waits for the end.
     async fn serve(&mut self, id: B::Id) -> Stop {
-        let mut published = false;
+        let mut shown = None;
         let connectable = self.published.saturating_add(self.hold());
         let stop = loop {
             if let Some((queue, fault)) = self.backend().fault(id) {
@@ -239,19 +239,23 @@ impl<'d, B: Backend> Device<'d, B> {
                 Step::Close => break Stop::Asked,
                 Step::Wait | Step::Connect | Step::Reopen | Step::Remove => {}
             }
-            let due = published || self.hyp().now() >= connectable;
+            let due = shown.is_some() || self.hyp().now() >= connectable;
             let keys = if due { self.backend().changed_keys(id) } else { Keys::new() };
-            if due && (!published || !keys.is_empty()) {
-                match self.publish(XenbusState::Connected, keys).await {
-                    Ok(()) if published => {}
+            let state = self.answer(shown);
+            if due && (shown != Some(state) || !keys.is_empty()) {
+                if state == XenbusState::Reconfigured && shown != Some(state) {
+                    self.reconfigure(id).await;
+                }
+                match self.publish(state, keys).await {
+                    Ok(()) if shown.is_some() => {}
                     Ok(()) => log::info!("{} connected", self.path),
                     Err(XsError::NoEntry) => break Stop::Vanished,
                     Err(error) => break self.fail(0, error.into(), Action::Kill).await,
                 }
-                published = true;
+                shown = Some(state);
             }
             self.backend().report(id, &mut self.reporter);
-            self.changed((!published).then_some(connectable)).await;
+            self.changed(shown.is_none().then_some(connectable)).await;
         };
         if let Stop::Asked = stop {
             self.wind_down(id).await;
@@ -259,6 +263,23 @@ impl<'d, B: Backend> Device<'d, B> {
         self.backend().report(id, &mut self.reporter);
         self.backend().disconnect(id).await;
         stop
+    }
+
+    /// The state that answers the frontend's while it is connected: 8 to its 7, after that 4 to its 4.
+    fn answer(&self, shown: Option<XenbusState>) -> XenbusState {
+        match (shown, self.theirs) {
+            (Some(_), XenbusState::Reconfiguring) => XenbusState::Reconfigured,
+            (Some(shown), XenbusState::Reconfigured) => shown,
+            _ => XenbusState::Connected,
+        }
+    }
+
+    async fn reconfigure(&self, id: B::Id) {
+        // Linux writes the state first and the keys right after it.
+        sleep(self.hyp(), STATE_PACE).await;
+        if let Some((frontend, _)) = &self.frontend {
+            self.backend().reconfigure(id, frontend).await;
+        }
     }
 
     /// State 5, with everything still connected: an open frontend may have requests to finish before it can

@@ -134,6 +134,12 @@ pub trait Backend: 'static {
     /// Reports what went wrong with single requests since the last call.
     fn report(&self, id: Self::Id, reporter: &mut Reporter);
 
+    /// The frontend is in state 7: it has changed, or is about to change, keys that may change while it is connected.
+    /// Afterwards state 8 is published.
+    fn reconfigure(&self, _id: Self::Id, _frontend: &FrontendPath) -> impl Future<Output = ()> {
+        async {}
+    }
+
     /// Takes the device out of service. When it returns, no page of the frontend's is mapped or will be
     /// written by a device, and no event channel of it is bound.
     fn disconnect(&self, id: Self::Id) -> impl Future<Output = ()>;
