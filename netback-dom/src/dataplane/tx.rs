@@ -16,7 +16,7 @@ const QUANTUM: usize = 16;
 /// No more are taken once this many bytes were.
 const QUANTUM_BYTES: usize = 128 * 1024;
 /// What frontends may use beside plain packets.
-const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: true };
+const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: true, hash: true };
 /// Bytes that are copied of a packet whose payload is expected to go straight to another guest: enough for
 /// the headers up to TCP.
 const PEEK_BYTES: usize = 256;

@@ -291,7 +291,7 @@ fn an_announced_extra_that_is_missing_kills_nf_28() {
 
 #[test]
 fn an_extra_of_an_unknown_kind_kills_nf_29_36() {
-    for kind in [0, 2, 3, 4, 5, 6, 255] {
+    for kind in [0, 5, 6, 255] {
         kills("TX_EXTRA_TYPE", |front| {
             slot(front, 0, 100, EXTRA_INFO);
             front.put_extra([kind, 0]);

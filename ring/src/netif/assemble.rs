@@ -27,6 +27,8 @@ pub struct Negotiated {
     pub gso_tcpv6: bool,
     /// `feature-multicast-control` was offered.
     pub multicast_control: bool,
+    /// `feature-ctrl-ring` was offered: packets may come with their hash, which is not used.
+    pub hash: bool,
 }
 
 /// Why a single packet is dropped.
@@ -248,6 +250,7 @@ fn extras(
             Extra::Gso { .. } => return Err(TxKill::GsoType),
             Extra::McastAdd(address) if negotiated.multicast_control => packet.change_filter(true, address),
             Extra::McastDel(address) if negotiated.multicast_control => packet.change_filter(false, address),
+            Extra::Hash { .. } if negotiated.hash => {}
             _ => return Err(TxKill::ExtraType),
         }
         if !raw.more() {

@@ -12,8 +12,8 @@ use ring::netif::{Assembled, GsoKind, Negotiated, Packet, SlotKind, TxKill, TxRe
 
 use crate::slots::{CSUM_BLANK, EXTRA_INFO, MORE_DATA, extra, gso, request};
 
-const GSO: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: false };
-const MULTICAST: Negotiated = Negotiated { gso_tcpv4: false, gso_tcpv6: false, multicast_control: true };
+const GSO: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: false, hash: false };
+const MULTICAST: Negotiated = Negotiated { gso_tcpv4: false, gso_tcpv6: false, multicast_control: true, hash: false };
 
 /// Assembles the first packet of `slots`. Also returns how many slots that took.
 fn first_packet(negotiated: &Negotiated, slots: &[TxSlot]) -> (Result<Option<Assembled>, TxKill>, usize) {
@@ -394,4 +394,12 @@ fn changes_of_the_multicast_filter_keep_their_order() {
     let expected = [(true, 1), (false, 2), (true, 3)].map(|(add, last)| (add, [1, 0, 94, 0, 0, last]));
     assert_eq!(packet.multicast.as_slice(), expected);
     assert_eq!(packet.debt.owed(), 4);
+}
+
+#[test]
+fn a_hash_is_skipped_if_hashes_were_offered() {
+    let slots = [request(0, 0, EXTRA_INFO, 5, 60), extra(4, false, [1; 6])];
+    let negotiated = Negotiated { hash: true, ..GSO };
+    assert_eq!(packet(&negotiated, &slots).debt.owed(), 2);
+    assert_eq!(kill(&GSO, &slots), TxKill::ExtraType);
 }
