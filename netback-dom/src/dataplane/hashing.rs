@@ -130,7 +130,6 @@ fn toeplitz(key: &[u8; MAX_KEY], data: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use alloc::vec;
     use alloc::vec::Vec;
