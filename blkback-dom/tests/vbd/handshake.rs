@@ -264,6 +264,25 @@ fn a_guest_that_is_destroyed_leaves_nothing_behind() {
     assert_eq!(rig.usage(), before, "{}", rig.state());
 }
 
+/// libxl takes a directory that goes before it has read the 6 for an error (rc -6).
+#[test]
+fn a_dom0_that_becomes_busy_still_reads_the_six() {
+    let mut rig = Rig::new();
+    let guest = rig.guest_on("nvme0n1");
+    rig.fronts[guest].set_state(6);
+    rig.until("closed", |rig| rig.fronts[guest].backend_state() == 6);
+    let xen = rig.xen.clone();
+    // Many domains are destroyed at once: xenstored answers slowly, and xl reads late.
+    rig.toolstack.read_latency = Duration::from_secs(6);
+    rig.xen.faults().store = Some(Box::new(move |_| {
+        xen.advance(Duration::from_millis(150));
+        None
+    }));
+    let destroy = rig.toolstack.destroy_device(rig.device(guest));
+    rig.until("destroyed", |rig| rig.toolstack.outcome(destroy).is_some());
+    assert_eq!(rig.toolstack.outcome(destroy), Some(Ok(())));
+}
+
 #[test]
 fn a_frontend_that_is_busy_is_served_until_it_closes() {
     let mut rig = Rig::new();

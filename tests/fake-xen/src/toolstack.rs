@@ -96,12 +96,14 @@ pub struct Toolstack {
     xen: FakeXen,
     jobs: Vec<Job>,
     next_domid: u16,
+    /// From a watch event to reading the node: [`READ_LATENCY`], or longer in a Dom0 that is busy.
+    pub read_latency: Duration,
 }
 
 impl Toolstack {
     /// Starts the toolstack, and creates the driver domain's directory.
     pub fn new(xen: &FakeXen) -> Self {
-        let this = Self { xen: xen.clone(), jobs: Vec::new(), next_domid: 10 };
+        let this = Self { xen: xen.clone(), jobs: Vec::new(), next_domid: 10, read_latency: READ_LATENCY };
         this.create_directory(Domid::DOM0, "Domain-0");
         this.create_directory(xen.backend(), "driver");
         this
@@ -262,7 +264,8 @@ impl Toolstack {
     }
 
     fn start(&mut self, device: DeviceId, removal: bool, wanted: &'static str) -> usize {
-        let phase = Phase::State { wanted, seen: None, read_at: Some(self.xen.now().saturating_add(READ_LATENCY)) };
+        let phase =
+            Phase::State { wanted, seen: None, read_at: Some(self.xen.now().saturating_add(self.read_latency)) };
         self.jobs.push(Job { device, removal, started: self.xen.now(), phase });
         self.jobs.len() - 1
     }
@@ -329,7 +332,7 @@ impl Toolstack {
         let current = state.and_then(|state| state.parse().ok());
         if current != seen {
             // A watch event; one read answers for all that come until then.
-            let read_at = Some(read_at.unwrap_or_else(|| now.saturating_add(READ_LATENCY)));
+            let read_at = Some(read_at.unwrap_or_else(|| now.saturating_add(self.read_latency)));
             return Phase::State { wanted, seen: current, read_at };
         }
         Phase::State { wanted, seen, read_at }

@@ -28,6 +28,8 @@ pub const HOLD: Duration = Duration::from_millis(400);
 const DESTROY_HOLD: Duration = Duration::from_secs(2);
 /// How long at most. libxl gives us ten seconds.
 const LONGEST_HOLD: Duration = Duration::from_secs(4);
+/// The same for a 6: libxl counts its ten seconds from the moment at which it read the 6.
+const LONGEST_CLOSED_HOLD: Duration = Duration::from_secs(7);
 /// How many of our own reads take as long as the toolstack may take for its one, with processes to schedule.
 const TOOLSTACK_READS: u32 = 16;
 /// How long a frontend may take to close before it is closed forcibly. libxl waits 10 s for us.
@@ -340,9 +342,7 @@ impl<'d, B: Backend> Device<'d, B> {
             match next(Phase::Closed, self.look().await) {
                 Step::Vanish => return End::Done,
                 Step::Remove => {
-                    // Counted from now, not from the 6: for a device that has been closed for long, the
-                    // toolstack reads the 6 only after it has written `online`.
-                    sleep(self.hyp(), self.hold()).await;
+                    self.hold_closed().await;
                     if self.remove().await {
                         return End::Done;
                     }
@@ -367,6 +367,23 @@ impl<'d, B: Backend> Device<'d, B> {
         is_passing(&fault).then(|| self.hyp().now().saturating_add(RETRY))
     }
 
+    /// Keeps the 6 until the toolstack has had the time to read it: to libxl a directory that is gone before is an
+    /// error (`ERROR_INVAL`, printed as rc -6).
+    ///
+    /// Counted from now, not from the 6: for a device that has been closed for long, the toolstack reads the 6 only
+    /// after it has written `online`. What keeps Dom0 from running the toolstack, eight domains destroyed at once for
+    /// instance, keeps it from answering us too; so the time grows and shrinks with what our own reads take.
+    async fn hold_closed(&mut self) {
+        let started = self.hyp().now();
+        loop {
+            let enough = started.saturating_add(self.hold_within(LONGEST_CLOSED_HOLD));
+            if self.hyp().now() >= enough || self.look().await.ours == Ours::Gone {
+                return;
+            }
+            sleep(self.hyp(), STATE_PACE).await;
+        }
+    }
+
     /// Removes the directory, unless it is wanted again. Returns whether it is gone.
     async fn remove(&self) -> bool {
         let hyp = self.hyp();
@@ -387,9 +404,13 @@ impl<'d, B: Backend> Device<'d, B> {
 
     /// How long a state is held for the toolstack to see.
     fn hold(&self) -> Duration {
+        self.hold_within(LONGEST_HOLD)
+    }
+
+    fn hold_within(&self, longest: Duration) -> Duration {
         // Without a frontend's directory the domain is being destroyed, which keeps Dom0 busy for seconds.
         let least = if self.theirs == XenbusState::Unknown { DESTROY_HOLD } else { HOLD };
-        least.saturating_add(self.latency.saturating_mul(TOOLSTACK_READS)).min(LONGEST_HOLD)
+        least.saturating_add(self.latency.saturating_mul(TOOLSTACK_READS)).min(longest)
     }
 
     /// Reads both ends. What cannot be read right now counts as unchanged.
