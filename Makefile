@@ -8,6 +8,7 @@
 XEN ?= 4.20
 NIC ?= e1000
 ROUNDS ?= 3
+DISK ?= nvme
 CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
 IMAGES = out/netback-dom out/blkback-dom out/rt-dom
@@ -27,10 +28,12 @@ run: images testbed ## Boot Xen in QEMU and show guests on the network through o
 
 test: host-test images testbed ## Host tests, then system tests on real Xen (about 15 minutes with set-up)
 	@$(TESTBED) test --xen $(XEN) --nic e1000 --nic virtio
+	@$(TESTBED) storage --xen $(XEN) --longest short
 
 test-all: check host-test images ## The long matrix: both Xen releases, every card, soak
 	@./images/host-packages && ./images/build 4.20 && ./images/build 4.17
 	@$(TESTBED) test --all $(if $(SOAK),--soak $(SOAK))
+	@$(TESTBED) storage --all --longest long
 
 host-test: ## Tests that need no hypervisor
 	$(CARGO) test --workspace --quiet
@@ -38,8 +41,8 @@ host-test: ## Tests that need no hypervisor
 system-test: images testbed ## Only the system tests; ONLY=name selects some
 	@$(TESTBED) test --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only $(ONLY))
 
-storage-test: images testbed ## System tests of the storage domain
-	@$(TESTBED) storage --xen $(XEN)
+storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virtio the controller, ONLY=name selects some
+	@$(TESTBED) storage --xen $(XEN) --disk $(DISK) $(if $(ONLY),--only $(ONLY))
 
 bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (BENCH=all: every card)
 	@$(CARGO) build --quiet --release -p load

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::disk::{Disk, DiskModel};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT};
@@ -16,6 +17,8 @@ use crate::wire::{Wire, WireConfig};
 pub const NETDOM: &str = "netdom";
 /// Slot of the first NIC on PCI bus 0.
 pub const FIRST_SLOT: u8 = 3;
+/// Bytes of the storage domain's disk.
+const DISK_BYTES: u64 = 512 << 20;
 /// How long a guest may wait for its address.
 pub const ADDRESS_LIMIT: Duration = Duration::from_secs(30);
 
@@ -48,6 +51,8 @@ pub struct BedConfig {
     pub driver: Driver,
     /// The domain image under test.
     pub image: PathBuf,
+    /// The storage domain's image, if the machine is to have an NVMe disk for it.
+    pub storage: Option<PathBuf>,
     /// Where logs go.
     pub logs: PathBuf,
     /// Virtual CPUs of the machine.
@@ -69,6 +74,7 @@ impl BedConfig {
             nic,
             driver: Driver::Bulkhead,
             image: "out/netback-dom".into(),
+            storage: None,
             logs: PathBuf::from(format!("out/logs/test-{xen}-{nic}")),
             cpus: 1,
             memory_mib: 3072,
@@ -107,7 +113,7 @@ impl Bed {
             images: images(&config.xen),
             logs: config.logs.clone(),
             nics: vec![nic.clone()],
-            disks: Vec::new(),
+            disks: disks(config)?,
             files: files(config),
             cpus: config.cpus,
             memory_mib: config.memory_mib,
@@ -227,7 +233,7 @@ impl Bed {
 }
 
 /// Creates and locks the folder for logs, or the same name with a number if another run writes there.
-fn claim_folder(wanted: &Path) -> Result<(PathBuf, File)> {
+pub(crate) fn claim_folder(wanted: &Path) -> Result<(PathBuf, File)> {
     for number in 1..100 {
         let mut name = wanted.as_os_str().to_owned();
         if number > 1 {
@@ -249,6 +255,14 @@ pub fn images(xen: &str) -> PathBuf {
     Path::new("out/testbed").join(xen)
 }
 
+/// An empty disk for the storage domain, if there is to be one.
+fn disks(config: &BedConfig) -> Result<Vec<Disk>> {
+    let Some(_) = &config.storage else { return Ok(Vec::new()) };
+    let file = config.logs.join("disk.img");
+    File::create(&file).and_then(|file| file.set_len(DISK_BYTES)).doing("creating the disk image")?;
+    Ok(vec![Disk::new(DiskModel::Nvme, file)])
+}
+
 fn files(config: &BedConfig) -> Vec<Dom0File> {
     let mut files: Vec<_> = ["netback-dom.cfg", "guest.cfg", "linux-driver-domain.cfg"]
         .iter()
@@ -262,6 +276,11 @@ fn files(config: &BedConfig) -> Vec<Dom0File> {
         files.push(Dom0File { path: "/root/netback-dom".into(), content });
         let content = Content::CopyOf(config.image.with_file_name("rt-dom"));
         files.push(Dom0File { path: "/root/rt-dom".into(), content });
+    }
+    if let Some(image) = &config.storage {
+        files.push(Dom0File { path: "/root/blkback-dom".into(), content: Content::CopyOf(image.clone()) });
+        let content = Content::CopyOf("images/xl/blkback-dom.cfg".into());
+        files.push(Dom0File { path: "/root/xl/blkback-dom.cfg".into(), content });
     }
     files
 }

@@ -14,6 +14,7 @@ use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
 use crate::scenario::{self, Choice, Tally};
 use crate::storage::{self, StorageConfig};
+use crate::suite::{Length, Selection};
 use crate::wire::{Wire, WireConfig};
 use crate::{demo, evidence, terminal};
 
@@ -29,7 +30,7 @@ pub struct Arguments {
 enum Command {
     /// Boots, runs commands in Dom0, prints their output and every console's log, ends QEMU.
     Boot(Boot),
-    /// Shows the main job: Dom0 and two guests on the network through the driver domain.
+    /// Shows the main job: Dom0 and two guests on the network and on disks through two driver domains.
     Run(Run),
     /// Runs the system tests on real Xen.
     Test(Test),
@@ -66,6 +67,9 @@ struct Run {
     /// The domain image.
     #[arg(long, default_value = "out/netback-dom")]
     image: PathBuf,
+    /// The storage domain's image.
+    #[arg(long, default_value = "out/blkback-dom")]
+    storage_image: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -105,12 +109,21 @@ struct StorageTest {
     /// Controllers to test, one machine each.
     #[arg(long, default_values = ["nvme"])]
     disk: Vec<DiskModel>,
-    /// Only scenarios whose name contains this.
-    #[arg(long, default_value = "")]
-    only: String,
+    /// Only scenarios whose name contains one of these, whatever their length.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// The longest scenarios to run.
+    #[arg(long, default_value = "medium")]
+    longest: Length,
+    /// Both Xen releases and every controller, whatever --xen and --disk say.
+    #[arg(long)]
+    all: bool,
     /// The domain image under test.
     #[arg(long, default_value = "out/blkback-dom")]
     image: PathBuf,
+    /// Machines at the same time; each wants a core.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +209,7 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
 fn execute_run(run: &Run) -> Result<bool> {
     let config = BedConfig {
         image: run.image.clone(),
+        storage: Some(run.storage_image.clone()),
         logs: PathBuf::from(format!("out/logs/run-{}-{}", run.common.xen, run.nic)),
         cpus: run.common.cpus,
         ..BedConfig::usual(&run.common.xen, run.nic)
@@ -268,17 +282,21 @@ fn side_by_side<T: Sync>(jobs: usize, items: &[T], each: impl Fn(&T) -> Tally + 
 }
 
 fn execute_storage(test: &StorageTest) -> bool {
-    let mut tally = Tally::default();
-    for model in &test.disk {
-        let config = StorageConfig {
-            xen: test.common.xen.clone(),
-            model: *model,
+    let releases: Vec<&str> = if test.all { vec!["4.20", "4.17"] } else { vec![&test.common.xen] };
+    let models = if test.all { DiskModel::value_variants() } else { test.disk.as_slice() };
+    let beds: Vec<_> = releases
+        .iter()
+        .flat_map(|xen| models.iter().map(move |model| (xen, *model)))
+        .map(|(xen, model)| StorageConfig {
+            xen: (*xen).to_owned(),
+            model,
             image: test.image.clone(),
-            logs: PathBuf::from(format!("out/logs/storage-{}-{model:?}", test.common.xen)),
+            logs: PathBuf::from(format!("out/logs/storage-{xen}-{model}")),
             cpus: test.common.cpus,
-        };
-        tally.add(storage::run_all(&config, &test.only));
-    }
+        })
+        .collect();
+    let selection = Selection { only: test.only.clone(), longest: test.longest };
+    let tally = side_by_side(test.jobs, &beds, |config| storage::run_all(config, &selection));
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0
 }

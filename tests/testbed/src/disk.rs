@@ -1,5 +1,6 @@
 //! The disk controllers QEMU emulates for a run: their models, addresses and the files behind them.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -17,6 +18,16 @@ pub enum DiskModel {
     Virtio,
 }
 
+impl fmt::Display for DiskModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nvme => "nvme",
+            Self::Ahci => "ahci",
+            Self::Virtio => "virtio",
+        })
+    }
+}
+
 /// One disk of the machine: `MODEL=FILE`, a raw image.
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -24,6 +35,8 @@ pub struct Disk {
     pub model: DiskModel,
     /// The raw image.
     pub file: PathBuf,
+    /// Where QEMU records every write, discard and flush (its `blklogwrites` driver), if it does.
+    pub record: Option<PathBuf>,
 }
 
 impl FromStr for Disk {
@@ -37,16 +50,30 @@ impl FromStr for Disk {
             "virtio" => DiskModel::Virtio,
             _ => return Err(format!("no disk model {model} (nvme, ahci, virtio)")),
         };
-        Ok(Self { model, file: file.into() })
+        Ok(Self::new(model, file.into()))
     }
 }
 
 impl Disk {
+    /// A disk that is not recorded.
+    #[must_use]
+    pub fn new(model: DiskModel, file: PathBuf) -> Self {
+        Self { model, file, record: None }
+    }
+
     /// QEMU's arguments for the `index`th disk of the machine.
     #[must_use]
     pub fn qemu_arguments(&self, index: u8) -> Vec<String> {
         let (id, slot) = (format!("disk{index}"), FIRST_DISK_SLOT.saturating_add(index));
-        let drive = format!("file={},if=none,id={id},format=raw,cache=writeback,discard=unmap", self.file.display());
+        let file = self.file.display();
+        let drive = match &self.record {
+            None => format!("file={file},if=none,id={id},format=raw,cache=writeback,discard=unmap"),
+            Some(record) => format!(
+                "if=none,id={id},cache=writeback,discard=unmap,driver=blklogwrites,log-sector-size=512,\
+                 file.driver=file,file.filename={file},file.discard=unmap,log.driver=file,log.filename={}",
+                record.display()
+            ),
+        };
         let devices = match self.model {
             DiskModel::Nvme => vec![format!("nvme,drive={id},serial=BULKHEAD{index},addr={slot:x}")],
             DiskModel::Ahci => {

@@ -26,6 +26,8 @@ pub struct GuestConfig {
     pub vcpus: u8,
     /// More of the kernel's command line.
     pub options: String,
+    /// More settings for `xl create`, each quoted for the shell; they win over those of `guest.cfg`.
+    pub settings: String,
 }
 
 impl GuestConfig {
@@ -38,6 +40,7 @@ impl GuestConfig {
             vifs: vec![format!("mac={},backend={backend}", mac(number, 0))],
             vcpus: 1,
             options: String::new(),
+            settings: String::new(),
         }
     }
 }
@@ -76,12 +79,12 @@ impl Guest {
     /// # Errors
     /// `xl create` failed.
     pub fn start(dom0: &Dom0, config: &GuestConfig, xl_options: &str) -> Result<Self> {
-        let GuestConfig { name, memory_mib, vifs, vcpus, options } = config;
+        let GuestConfig { name, memory_mib, vifs, vcpus, options, settings } = config;
         let vifs: Vec<_> = vifs.iter().map(|vif| format!("\"{vif}\"")).collect();
         let script = format!(
             "boots=$(grep -c ^@ready {log} 2>/dev/null)\n\
              xl create {xl_options} /root/xl/guest.cfg 'name=\"{name}\"' 'memory={memory_mib}' 'vcpus={vcpus}' 'vif=[{vifs}]' \
-             'extra=\"quiet console=hvc0 hostname={name} {options}\"' >&2 || exit 1\n\
+             'extra=\"quiet console=hvc0 hostname={name} {options}\"' {settings} >&2 || exit 1\n\
              echo \"@created $(({boots} + 1))\"",
             log = console_log(name),
             vifs = vifs.join(","),
@@ -170,6 +173,20 @@ impl Guest {
         self.boots = self.boots.saturating_add(1);
         self.wait_until_up().doing("rebooting")?;
         self.find()
+    }
+
+    /// Saves the guest to a file in Dom0 and restores it from there under a new domain id.
+    ///
+    /// # Errors
+    /// `xl` failed, or the guest does not answer afterwards.
+    pub fn save_and_restore(&mut self, file: &str) -> Result<()> {
+        let limit = XL_LIMIT.saturating_mul(4);
+        self.dom0.check(&format!("xl save {} {file} >&2", self.name), limit).doing("saving")?;
+        self.dom0
+            .check(&format!("xl restore {file} >&2; status=$?; rm {file}; exit $status"), limit)
+            .doing("restoring")?;
+        self.find()?;
+        self.check("true", BOOT_LIMIT).doing("after restoring").map(drop)
     }
 
     /// Destroys the guest.

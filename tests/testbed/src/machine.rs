@@ -115,6 +115,20 @@ impl Machine {
         self.logs.join("com1.sock")
     }
 
+    /// Runs a command of QEMU's monitor; see [`crate::qmp::execute`].
+    ///
+    /// # Errors
+    /// QEMU is gone or refused the command.
+    pub fn monitor(&self, command: &str, arguments: &str) -> Result<String> {
+        crate::qmp::execute(&self.logs.join("qmp.sock"), command, arguments)
+    }
+
+    /// Ends QEMU at once, as a power cut ends a machine.
+    pub fn cut_power(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+
     /// Copies the log of every domain's console and of Xen into the log folder.
     ///
     /// # Errors
@@ -138,8 +152,7 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        self.cut_power();
     }
 }
 
