@@ -23,7 +23,7 @@ help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  XEN=4.20|4.17 selects the Xen release, NIC=e1000|e1000e|igb|virtio the card of 'make run', KEEP=1 leaves it at a Dom0 console"
 
-run: images testbed ## Boot Xen in QEMU and show guests on the network through our domain
+run: images testbed ## Boot Xen in QEMU and show guests on the network and on disks through our domains
 	@$(TESTBED) run --xen $(XEN) --nic $(NIC) $(if $(KEEP),--keep)
 
 test: host-test images testbed ## Host tests, then system tests on real Xen (about 15 minutes with set-up)

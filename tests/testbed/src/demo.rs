@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
+use crate::disk::FIRST_DISK_SLOT;
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::{Guest, GuestConfig, console_log, mac};
 use crate::measure::Costs;
@@ -10,6 +11,12 @@ use crate::wire::pattern;
 
 const FETCH_LIMIT: Duration = Duration::from_secs(240);
 const SHORT: Duration = Duration::from_secs(30);
+/// The storage domain's name.
+const STORAGE: &str = "blkdom";
+/// Modules that would mean that Dom0 drives disks itself.
+const STORAGE_MODULES: &str = "ahci|libata|libahci|nvme|nvme_core|virtio_blk|virtio_pci|sd_mod|scsi_mod";
+/// What Dom0 and each guest get of the disk.
+const SLICE_MIB: usize = 160;
 
 /// One row of the closing table.
 #[derive(Debug)]
@@ -27,8 +34,11 @@ pub fn show(bed: &mut Bed) -> Result<()> {
     let mut rows = Vec::new();
     show_dom0(bed)?;
     let costs = show_driver_domain(bed)?;
+    show_storage_domain(bed)?;
     show_dom0_network(bed, &mut rows)?;
+    show_dom0_disk(bed, &mut rows)?;
     let guests = show_guests(bed, &mut rows)?;
+    show_guest_disks(bed, &guests)?;
     show_files(bed, &guests, &mut rows)?;
     show_summary(bed, &rows, &costs);
     let faults = bed.wire.counters().faults();
@@ -68,6 +78,55 @@ fn show_driver_domain(bed: &Bed) -> Result<Costs> {
     Ok(costs)
 }
 
+fn show_storage_domain(bed: &Bed) -> Result<()> {
+    let slot = FIRST_DISK_SLOT;
+    step(&format!("xl create: another driver domain takes 00:{slot:x}.0 (NVMe)"));
+    let log = console_log(STORAGE);
+    let script = format!(
+        "xl pci-assignable-add 00:{slot:x}.0 && xl create -q /root/xl/blkback-dom.cfg || exit 1\n\
+         for i in $(seq 200); do grep -q serving {log} && break; sleep 0.1; done; xl list; cat {log} >&2"
+    );
+    print!("{}", indent(&bed.dom0().check(&script, SHORT.saturating_mul(2))?));
+    Ok(())
+}
+
+/// The words of `xl block-attach` for the `index`th slice of the disk.
+fn slice(vdev: &str, index: usize) -> String {
+    let start = index.saturating_mul(SLICE_MIB).saturating_add(1);
+    format!("format=raw backendtype=phy backend={STORAGE} vdev={vdev} access=rw target=nvme0n1@{start}M+{SLICE_MIB}M")
+}
+
+fn show_dom0_disk(bed: &Bed, rows: &mut Vec<Row>) -> Result<()> {
+    step(&format!("xl block-attach 0 {}: Dom0's own and only disk", slice("xvdz", 0)));
+    let script = format!(
+        "modprobe xen-blkfront; xl block-attach 0 {} || exit 1\n\
+         for i in $(seq 200); do [ -b /dev/xvdz ] && break; sleep 0.1; done\n\
+         dd if=/dev/urandom of=/run/r bs=1M count=16 2>/dev/null; dd if=/run/r of=/dev/xvdz bs=1M conv=fsync 2>/dev/null || exit 1\n\
+         echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/xvdz bs=1M count=16 2>/dev/null | cmp - /run/r || exit 1; rm /run/r\n\
+         ls /sys/block; echo 'Modules in Dom0:' $(lsmod | awk 'NR > 1 {{ print $1 }}')",
+        slice("xvdz", 0)
+    );
+    print!("{}", indent(&bed.dom0().check(&script, SHORT.saturating_mul(2)).doing("Dom0 on its vbd")?));
+    let found = bed.dom0().check(&format!("lsmod | grep -E '^({STORAGE_MODULES}) ' || true"), SHORT)?;
+    ensure(found.is_empty(), || format!("Dom0 has storage modules loaded: {found}"))?;
+    let result = "16 MiB written and read back; no storage module is loaded".to_owned();
+    rows.push(Row { who: "Dom0".into(), what: "a vbd".into(), result });
+    Ok(())
+}
+
+fn show_guest_disks(bed: &Bed, guests: &[Guest; 2]) -> Result<()> {
+    step("xl block-attach: a disk for each guest, where the files go");
+    for (guest, index) in guests.iter().zip(1..) {
+        let words = slice("xvda", index);
+        bed.dom0().check(&format!("xl block-attach {} {words}", guest.name), SHORT.saturating_mul(2))?;
+        let script = "for i in $(seq 200); do [ -b /dev/xvda ] && break; sleep 0.1; done\n\
+                      mke2fs -q -t ext4 /dev/xvda && mkdir -p /run/www && mount -t ext4 /dev/xvda /run/www && df -h /run/www | tail -1";
+        let said = guest.check(script, SHORT.saturating_mul(2))?;
+        print!("{}", indent(&format!("{}: {said}", guest.name)));
+    }
+    Ok(())
+}
+
 fn show_dom0_network(bed: &Bed, rows: &mut Vec<Row>) -> Result<()> {
     step(&format!("xl network-attach 0 mac={} backend={NETDOM}: Dom0's own and only NIC", mac(0xD0, 0)));
     let wire = bed.wire.config.address;
@@ -105,24 +164,25 @@ fn show_guests(bed: &mut Bed, rows: &mut Vec<Row>) -> Result<[Guest; 2]> {
 }
 
 fn show_files(bed: &Bed, guests: &[Guest; 2], rows: &mut Vec<Row>) -> Result<()> {
-    step("each guest fetches 64 MiB from the wire, then from the other guest");
+    step("each guest fetches 64 MiB from the wire onto its disk, then from the other guest");
     let hash = pattern::sha256(pattern::FILE_BYTES);
     let wire = bed.wire.config.address.to_string();
     let addresses = [guests[0].address("eth0", ADDRESS_LIMIT)?, guests[1].address("eth0", ADDRESS_LIMIT)?];
     for guest in guests {
-        guest.check("mkdir -p /run/www && httpd -h /run/www", SHORT)?;
+        guest.check("httpd -h /run/www", SHORT)?;
         fetch(guest, &wire, "wire", "/run/www/file", &hash, rows)?;
     }
-    fetch(&guests[0], &addresses[1], &guests[1].name, "/run/copy", &hash, rows)?;
-    fetch(&guests[1], &addresses[0], &guests[0].name, "/run/copy", &hash, rows)
+    fetch(&guests[0], &addresses[1], &guests[1].name, "/run/www/copy", &hash, rows)?;
+    fetch(&guests[1], &addresses[0], &guests[0].name, "/run/www/copy", &hash, rows)
 }
 
-/// Fetches the file from `address` into `file`, checks its hash and notes the rate, taken by the guest's clock.
+/// Fetches the file from `address` into `file`, checks its hash as the disk has it and notes the rate, taken by the
+/// guest's clock.
 fn fetch(guest: &Guest, address: &str, from: &str, file: &str, hash: &str, rows: &mut Vec<Row>) -> Result<()> {
     let script = format!(
         "now() {{ awk '{{ printf \"%d\", $1 * 1000 }}' /proc/uptime; }}\n\
          start=$(now)\nwget -q -O {file} http://{address}/file || exit 1\n\
-         echo @ms $(($(now) - start))\nsha256sum {file}"
+         echo @ms $(($(now) - start))\nsync; echo 3 >/proc/sys/vm/drop_caches; sha256sum {file}"
     );
     let said = guest.check(&script, FETCH_LIMIT).doing(format!("fetching from {from}"))?;
     let sum = said.lines().last().unwrap_or_default();
@@ -130,7 +190,7 @@ fn fetch(guest: &Guest, address: &str, from: &str, file: &str, hash: &str, rows:
     let taken_ms = said.lines().find_map(|line| line.strip_prefix("@ms ")?.parse::<u64>().ok()).unwrap_or(0).max(1);
     // 8 bits a byte, bits per ms are 1000 bits per s, so this is Mbit/s.
     let rate = pattern::FILE_BYTES.saturating_mul(8).checked_div(taken_ms.saturating_mul(1000)).unwrap_or(0);
-    let result = format!("SHA-256 right, {rate} Mbit/s");
+    let result = format!("SHA-256 right when read from the disk, {rate} Mbit/s");
     println!("  {} from {from}: {result}", guest.name);
     rows.push(Row { who: guest.name.clone(), what: format!("64 MiB from {from}"), result });
     Ok(())

@@ -151,7 +151,8 @@ impl Storage {
     pub(super) fn root_config(&self) -> GuestConfig {
         let disk = disk_setting("xvda", "rw", &format!("{}{ROOT}", self.disk()));
         let options = "root=/dev/xvda".into();
-        GuestConfig { options, settings: format!("'disk=[{disk}]'"), ..guest_config("root") }
+        // fio links a hundred MiB of libraries for remote storage.
+        GuestConfig { options, memory_mib: 384, settings: format!("'disk=[{disk}]'"), ..guest_config("root") }
     }
 
     /// As [`Self::guest`], with a configuration of the scenario's own.
