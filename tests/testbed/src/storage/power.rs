@@ -75,7 +75,7 @@ fn cut_everywhere(logs: &Path, trace: &Trace, before: &Image, made: usize, synce
             check_image(logs, &image, held).doing(format!("power cut at command {end} of {}", trace.len()))?;
         }
     }
-    println!("    {} commands, {} flushes, cut at every {step}. one", trace.len(), flushes.len());
+    println!("    {} commands, {} flushes, cut at one of {step}", trace.len(), flushes.len());
     Ok(())
 }
 
