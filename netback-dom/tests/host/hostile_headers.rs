@@ -247,7 +247,7 @@ fn dispatch(rig: &mut Rig, sender: Guest, to: Guest, parcel: &Parcel) {
 }
 
 proptest! {
-    #![proptest_config(cases(60))]
+    #![proptest_config(cases(16))]
 
     /// That buffers are answered in order with their own ids, in at most 18 slots, the first of which has an Ethernet
     /// header, is checked by the frontend for every packet of every test.

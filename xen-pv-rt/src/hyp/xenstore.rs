@@ -47,7 +47,7 @@ impl fmt::Display for XsError {
             Self::Invalid => "xenstore refused the path or value",
             Self::Again => "xenstore transaction conflict",
             Self::Exists => "xenstore node or watch exists already",
-            Self::Quota => "xenstore quota used up (raise it with xenstored --quota)",
+            Self::Quota => "xenstore quota used up (see xenstored's --entry-nb, --watch-nb, --transaction)",
             Self::TooBig => "xenstore value or request too big",
             Self::Busy => "xenstore has too many requests in flight",
             Self::Malformed => "xenstore value malformed",

@@ -76,6 +76,8 @@ struct Device<'d, B: Backend> {
     looked: Instant,
     /// It was refused, and the frontend has not moved since: trying again would change nothing.
     refused: bool,
+    /// When what xenstored refused may be tried again.
+    retry_at: Instant,
     /// When the frontend is closed forcibly, once state 5 was published.
     close_by: Option<Instant>,
     /// How long reading takes, lately: if it is long for us, Dom0 is busy and takes longer still.
@@ -97,6 +99,7 @@ pub(super) async fn run<B: Backend>(devices: &Devices<B>, path: BackendPath, pok
         published: Instant::default(),
         looked: Instant::default(),
         refused: false,
+        retry_at: Instant::default(),
         close_by: None,
         latency: Duration::ZERO,
         theirs: XenbusState::Unknown,
@@ -176,7 +179,10 @@ impl<'d, B: Backend> Device<'d, B> {
         let frontend = self.read_frontend().await?;
         if self.frontend.as_ref().is_none_or(|(watched, _)| *watched != frontend) {
             self.frontend = None;
-            let watch = self.hyp().watch(&frontend.key("state")).await?;
+            let watch = self.hyp().watch(&frontend.key("state")).await.map_err(|error| match error {
+                XsError::Quota => Fault::WATCHES,
+                error => error.into(),
+            })?;
             self.frontend = Some((frontend, watch));
         }
         Ok(())
@@ -204,7 +210,7 @@ impl<'d, B: Backend> Device<'d, B> {
             Ours::Present { state: XenbusState::Closing, .. } => Err(Stop::Close),
             // Only a previous instance can have published it. Its rings are not touched.
             Ours::Present { state: XenbusState::Connected, .. } => Err(self.refuse(Fault::REATTACH).await),
-            Ours::Present { .. } if self.devices.is_full() => Err(self.refuse(Fault::QUOTA).await),
+            Ours::Present { .. } if self.devices.is_full() => Err(self.refuse(Fault::TOO_MANY).await),
             Ours::Present { .. } => Ok(()),
         }
     }
@@ -349,7 +355,10 @@ impl<'d, B: Backend> Device<'d, B> {
                     sleep(self.hyp(), LOOK_PACE).await;
                 }
                 _ if self.devices.is_stopping() => return End::Done,
-                Step::Reopen if !self.refused => return End::Reopen,
+                Step::Reopen if !self.refused => {
+                    sleep_until(self.hyp(), self.retry_at).await;
+                    return End::Reopen;
+                }
                 Step::Reopen | Step::Wait | Step::Connect | Step::Close | Step::CloseGone => {
                     self.changed(watch_again).await;
                 }
@@ -518,6 +527,9 @@ impl<'d, B: Backend> Device<'d, B> {
 
     async fn refuse(&mut self, fault: Fault) -> Stop {
         self.refused = is_fresh(self.theirs) && !is_passing(&fault);
+        if is_passing(&fault) {
+            self.retry_at = self.hyp().now().saturating_add(RETRY);
+        }
         self.fail(0, fault, Action::Refuse).await
     }
 
@@ -529,7 +541,7 @@ impl<'d, B: Backend> Device<'d, B> {
 
 /// Whether a fault is one of xenstore's own troubles, which pass: what failed is tried again.
 fn is_passing(fault: &Fault) -> bool {
-    [Fault::XS_BUSY, Fault::XENSTORE, Fault::QUOTA].contains(fault)
+    [Fault::XS_BUSY, Fault::XENSTORE, Fault::QUOTA, Fault::WATCHES].contains(fault)
 }
 
 /// Whether a frontend has not begun to connect.

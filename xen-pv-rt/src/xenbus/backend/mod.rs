@@ -62,9 +62,13 @@ impl Fault {
     pub const REATTACH: Self = Self::new("REATTACH", "served by a previous instance: detach and attach it again");
     /// The frontend does not close.
     pub const CLOSE_TIMEOUT: Self = Self::new("CLOSE_TIMEOUT", "frontend did not close in time");
-    /// No more devices.
+    /// xenstored gives us no more nodes or transactions.
     pub const QUOTA: Self =
-        Self::new("QUOTA", "out of quota (raise it with xenstored --quota) or too many devices for this domain");
+        Self::new("QUOTA", "no more xenstore nodes or transactions (raise xenstored's --entry-nb or --transaction)");
+    /// xenstored gives us no more watches.
+    pub const WATCHES: Self = Self::new("QUOTA", "no more xenstore watches (raise xenstored's --watch-nb)");
+    /// No more devices are served.
+    pub const TOO_MANY: Self = Self::new("QUOTA", "this domain serves no more devices");
     /// xenstore has too much to do.
     pub const XS_BUSY: Self = Self::new("XS_BUSY", "xenstore transactions keep conflicting");
     /// xenstore has something against it.
