@@ -238,7 +238,8 @@ fn each_request_to_xenstored_may_fail_while_a_vif_lives_and_dies_xb_12_18() {
 #[test]
 fn a_quota_of_any_kind_costs_the_new_vif_only_xb_18() {
     // Each with the option of xenstored's that raises it.
-    let kinds: [(&str, fn(&StoreOp) -> bool); 3] = [
+    type Kind = (&'static str, fn(&StoreOp) -> bool);
+    let kinds: [Kind; 3] = [
         ("--transaction", |op| matches!(op, StoreOp::Begin)),
         ("--entry-nb", |op| matches!(op, StoreOp::Write(path, _) if path.contains("/feature-"))),
         ("--watch-nb", |op| matches!(op, StoreOp::Watch(_))),
@@ -261,6 +262,28 @@ fn a_quota_of_any_kind_costs_the_new_vif_only_xb_18() {
         }
         rig.assert_works(guest);
     }
+}
+
+#[test]
+fn what_xenstored_refuses_is_tried_once_a_second_xb_18() {
+    let mut rig = Rig::new();
+    let guest = rig.add(NetfrontOptions::default());
+    // A frontend that does not even see that the vif is closed.
+    rig.fronts[guest].frozen = true;
+    rig.xen.faults().store = Some(Box::new(|op| {
+        matches!(op, StoreOp::Write(path, _) if path.contains("/feature-")).then_some(XsError::Quota)
+    }));
+    rig.run(Duration::from_secs(10));
+    let states = rig.xen.written(&format!("{}/state", rig.toolstack.backend_path(&rig.device(guest))));
+    // 5 and 6 each time.
+    assert!((8..=22).contains(&states.len()), "{states:?}");
+    rig.xen.faults().store = None;
+    rig.fronts[guest].frozen = false;
+    rig.run(Duration::from_secs(3));
+    if !rig.is_connected(guest) {
+        start_over(&mut rig, guest);
+    }
+    rig.assert_works(guest);
 }
 
 #[test]
