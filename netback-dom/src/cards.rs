@@ -1,11 +1,16 @@
 //! The cards of the domain: found on the PCI bus at start, taken out of service when they fail.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cell::RefCell;
 use core::fmt;
+use core::future::poll_fn;
+use core::task::Poll;
 use core::time::Duration;
 
-use pciback::{BusError, PciBus};
+use pciback::{BusError, PciBus, Sbdf};
 use xen_pv_rt::hyp::{Instant, Platform};
+use xen_pv_rt::task::{Signal, Tasks};
 
 use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME};
@@ -44,6 +49,8 @@ pub struct Cards<H: Platform> {
     cards: Vec<Option<AttachedNic<H>>>,
     links: Vec<Link>,
     next_poll: Instant,
+    /// Functions that Dom0 wants back and that are not out of service yet.
+    wanted_back: Rc<RefCell<Vec<Sbdf>>>,
     /// Until when traffic is expected.
     busy_until: Instant,
 }
@@ -68,13 +75,33 @@ impl<H: Platform> Cards<H> {
             cards.push(Some(card));
         }
         let links = cards.iter().map(|_| Link::Down).collect();
-        Ok(Self { bus, cards, links, next_poll: Instant::default(), busy_until: Instant::default() })
+        let (next_poll, busy_until) = (Instant::default(), Instant::default());
+        Ok(Self { bus, cards, links, next_poll, wanted_back: Rc::default(), busy_until })
+    }
+
+    /// Starts to notice when Dom0 wants a card back (`xl pci-detach`).
+    pub fn watch_removal(&self, tasks: &Tasks) {
+        tasks.spawn(give_back(self.bus.clone(), self.wanted_back.clone(), tasks.signal()));
+    }
+
+    /// Takes cards out of service that Dom0 wants back. Everything else goes on.
+    fn remove_wanted(&mut self) {
+        // Not while a card is dropped: that takes requests to xen-pciback.
+        let wanted = self.wanted_back.take();
+        for sbdf in wanted {
+            for slot in &mut self.cards {
+                if slot.take_if(|card| card.sbdf() == sbdf).is_some() {
+                    log::warn!("be=hw pci={sbdf} cause=PCI_REMOVED Dom0 wants it back action=kill");
+                }
+            }
+        }
     }
 
     /// Looks at every card that has interrupted, and at all of them now and then.
     ///
     /// Returns whether there may be frames to take.
     pub fn poll(&mut self, now: Instant) -> bool {
+        self.remove_wanted();
         let slow = now >= self.next_poll;
         if slow {
             self.next_poll = now.saturating_add(if now < self.busy_until { BUSY_POLL } else { IDLE_POLL });
@@ -137,6 +164,21 @@ impl<H: Platform> Cards<H> {
             card.card().quiesce();
         }
         self.cards.clear();
+    }
+}
+
+/// Has cards taken out of service when Dom0 wants them back, and tells it when they are.
+async fn give_back<H: Platform>(bus: PciBus<H>, wanted_back: Rc<RefCell<Vec<Sbdf>>>, wake: Signal) {
+    loop {
+        let wanted = bus.wanted_back().await;
+        wanted_back.borrow_mut().extend(wanted);
+        wake.raise();
+        // The loop looks at the cards in the same turn, and wakes us for the next.
+        poll_fn(|_| if wanted_back.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
+        if !bus.confirm_removal().await {
+            log::warn!("pciback: the bus is gone");
+            return;
+        }
     }
 }
 

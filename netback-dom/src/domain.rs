@@ -71,6 +71,7 @@ impl<H: Platform> Domain<H> {
         let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
         (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
         netback.spawn_hotplug();
+        cards.watch_removal(&tasks);
         let control = ControlPlane::new(hyp.clone(), tasks);
         Ok(Self { hyp, control, cards, netback })
     }

@@ -109,6 +109,56 @@ impl<H: Platform> PciBus<H> {
         wait_for(&self.0.hyp, &self.0.backend, never, |state| state != XenbusState::Connected).await
     }
 
+    /// Waits until the backend wants functions back, and says which: with `xl pci-detach` some, otherwise all.
+    ///
+    /// The caller drops their [`PciDevice`]s and then calls [`confirm_removal`](Self::confirm_removal).
+    pub async fn wanted_back(&self) -> Vec<Sbdf> {
+        if self.removal().await != XenbusState::Reconfiguring {
+            return self.functions().to_vec();
+        }
+        let Inner { hyp, backend, .. } = &*self.0;
+        let mut wanted = Vec::new();
+        let count = read_number_or(hyp, &format!("{backend}/num_devs"), 0_u32).await.unwrap_or(0);
+        for index in 0..count.min(MAX_FUNCTIONS) {
+            let (state, vdev) = (format!("{backend}/state-{index}"), format!("{backend}/vdev-{index}"));
+            let (state, vdev) = join(hyp.read(Transaction::NONE, &state), read_text(hyp, &vdev)).await;
+            let closing = state.is_ok_and(|state| XenbusState::parse(&state) == XenbusState::Closing);
+            if let Some(sbdf) = vdev.ok().and_then(|text| text.parse().ok()).filter(|_| closing) {
+                wanted.push(sbdf);
+            }
+        }
+        wanted
+    }
+
+    /// Tells the backend that the functions it wants back are no longer in use. Returns whether the bus goes on
+    /// with those that are left.
+    pub async fn confirm_removal(&self) -> bool {
+        let Inner { hyp, backend, .. } = &*self.0;
+        let deadline = hyp.now().saturating_add(DISCONNECT_DEADLINE);
+        // xen-pciback removes the functions when it sees ours, says Reconfigured, and connects after us.
+        let steps = [
+            (XenbusState::Reconfiguring, XenbusState::Reconfiguring, XenbusState::Reconfigured),
+            (XenbusState::Reconfigured, XenbusState::Connected, XenbusState::Connected),
+        ];
+        let mut state = wait_for(hyp, backend, deadline, |_| true).await;
+        for (now, ours, theirs) in steps {
+            if state != now {
+                break;
+            }
+            // If xenstore refuses, the backend's silence is what is noticed.
+            let _ = set_state(hyp, ours).await;
+            state = wait_for(hyp, backend, deadline, |state| state != now).await;
+            if state == theirs && theirs == XenbusState::Connected {
+                return true;
+            }
+        }
+        // A directory that is gone is not made anew.
+        if state != XenbusState::Unknown {
+            let _ = set_state(hyp, XenbusState::Closed).await;
+        }
+        false
+    }
+
     /// Closes the connection. Every [`PciDevice`] is to be dropped before.
     ///
     /// Not for a domain that is about to end: see how long stock libxl waits for a bus that is not in Connected

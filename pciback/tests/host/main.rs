@@ -116,6 +116,62 @@ fn the_bus_being_taken_away_is_noticed() {
     assert_eq!(platform.run(bus.removal()), XenbusState::Unknown);
 }
 
+/// What `xl pci-detach` does to the first of two functions.
+fn detach_first() -> (Platform, PciBus<Platform>) {
+    let second = Function::new(0x1af4, 0x1041);
+    let platform = Platform::new(&[("0000:00:00.00", (0, 0, 0), nic()), ("0000:00:01.00", (0, 0, 8), second)]);
+    let bus = connect(&platform);
+    platform.set(&format!("{BACKEND}/state-0"), "5");
+    platform.set(&format!("{BACKEND}/state-1"), "3");
+    platform.set(&format!("{BACKEND}/state"), "7");
+    (platform, bus)
+}
+
+#[test]
+fn a_function_that_is_wanted_back_is_named_and_the_others_stay_in_use() {
+    let (platform, bus) = detach_first();
+    let other = bus.device(Sbdf { devfn: 8, ..FIRST }).unwrap();
+    assert_eq!(platform.run(bus.wanted_back()), [FIRST]);
+    assert!(platform.run(bus.confirm_removal()));
+    assert_eq!(platform.get("device/pci/0/state").as_deref(), Some("4"));
+    assert_eq!(platform.get(&format!("{BACKEND}/state")).as_deref(), Some("4"));
+    assert_eq!(other.read32(0).unwrap(), 0x1041_1af4, "requests go on");
+    // And once more.
+    platform.set(&format!("{BACKEND}/state-1"), "5");
+    platform.set(&format!("{BACKEND}/state"), "7");
+    assert_eq!(platform.run(bus.wanted_back()), [Sbdf { devfn: 8, ..FIRST }]);
+}
+
+#[test]
+fn a_bus_that_goes_wants_every_function_back() {
+    for state in ["5", "6"] {
+        let (platform, bus) = detach_first();
+        platform.set(&format!("{BACKEND}/state"), state);
+        assert_eq!(platform.run(bus.wanted_back()).len(), 2);
+        assert!(!platform.run(bus.confirm_removal()));
+        assert_eq!(platform.get("device/pci/0/state").as_deref(), Some("6"));
+    }
+}
+
+#[test]
+fn a_bus_whose_directory_is_gone_is_not_written_to() {
+    let (platform, bus) = detach_first();
+    platform.0.store.borrow_mut().clear();
+    assert_eq!(platform.run(bus.wanted_back()).len(), 2);
+    assert!(!platform.run(bus.confirm_removal()));
+    assert!(platform.0.store.borrow().is_empty());
+}
+
+#[test]
+fn a_removal_that_the_backend_does_not_finish_is_given_up() {
+    let (platform, bus) = detach_first();
+    platform.0.manners.borrow_mut().never_connects = true;
+    assert_eq!(platform.run(bus.wanted_back()), [FIRST]);
+    let start = platform.now();
+    assert!(!platform.run(bus.confirm_removal()));
+    assert!(elapsed(&platform, start) < Duration::from_secs(5));
+}
+
 #[test]
 fn pc_01_a_backend_that_stops_answering_costs_one_deadline_and_an_error_each_after() {
     let platform = with(nic());

@@ -181,6 +181,17 @@ impl Platform {
             }
             ("4", "5") => self.set(&back, "5"),
             ("5", "6") => self.set(&back, "6"),
+            // Hot unplug: functions in state 5 go when the frontend has let go of them.
+            ("7", "7") if !self.0.manners.borrow().never_connects => {
+                for index in 0..8 {
+                    if state(&format!("{BACKEND}/state-{index}")) == "5" {
+                        self.0.store.borrow_mut().remove(&format!("{BACKEND}/vdev-{index}"));
+                        self.set(&format!("{BACKEND}/state-{index}"), "6");
+                    }
+                }
+                self.set(&back, "8");
+            }
+            ("8", "4") => self.set(&back, "4"),
             _ => {}
         }
     }
