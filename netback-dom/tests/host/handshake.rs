@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use fake_xen::NetfrontOptions;
 
+use crate::packets::{REMOTE, frame};
 use crate::rig::Rig;
 
 #[test]
@@ -79,4 +80,26 @@ fn a_domain_that_shuts_down_closes_every_vif_and_keeps_the_directories() {
         assert_eq!(rig.fronts[guest].backend_state(), 6);
     }
     assert_eq!((rig.usage().mapped, rig.usage().ports), (0, 0));
+}
+
+#[test]
+fn a_kernel_that_takes_over_without_closing_is_served_as_if_it_had() {
+    for ready_state in [3, 4] {
+        let mut rig = Rig::new();
+        let guest = rig.guest_with(NetfrontOptions { ready_state, queues: 2, ..NetfrontOptions::default() });
+        let other = rig.guest();
+        // What the old kernel has left in its rings is nobody's any more.
+        rig.fronts[guest].send(&frame(REMOTE, Rig::mac(guest), 1000, 1));
+        rig.fronts[guest].deaf = true;
+        rig.fronts[guest].set_state(1);
+        rig.until("offered again", |rig| rig.fronts[guest].backend_state() == 2);
+        assert_eq!((rig.usage().mapped, rig.usage().ports), (2, 2), "the rings of the old kernel");
+        rig.fronts[guest].reclaim();
+        rig.fronts[guest].deaf = false;
+        rig.until("connected again", |rig| rig.is_connected(guest));
+        assert_eq!((rig.usage().mapped, rig.usage().ports), (6, 6));
+        rig.assert_works(guest);
+        rig.assert_works(other);
+        assert!(rig.log().iter().all(|line| !line.contains("cause=")), "{:?}", rig.log());
+    }
 }
