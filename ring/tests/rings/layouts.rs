@@ -1,10 +1,9 @@
 //! Messages as bytes, against the structures of `public/io/netif.h`.
 
-use ring::GrantRef;
-use ring::Protocol;
 use ring::netif::{
     Ctrl, CtrlCommand, CtrlResponse, CtrlStatus, Extra, GsoKind, Rx, RxFlags, RxResponse, Status, Tx, TxResponse,
 };
+use ring::{BackRing, GrantRef, Protocol};
 
 use crate::slots::{extra, request, words};
 
@@ -143,4 +142,42 @@ fn a_control_response_has_the_headers_layout() {
         let words = Ctrl::encode(&CtrlResponse { id: 0x0201, kind: 7, status, data: 0x0807_0605 });
         assert_eq!(bytes(&words[..3]), [1, 2, 7, 0, raw, 0, 0, 0, 5, 6, 7, 8]);
     }
+}
+
+/// A page as a frontend lays it out, field by field at its offset in bytes.
+fn page(fields: &[(usize, &[u8])]) -> Vec<std::sync::atomic::AtomicU32> {
+    let mut page = [0_u8; 4096];
+    for (at, bytes) in fields {
+        page[*at..][..bytes.len()].copy_from_slice(bytes);
+    }
+    page.as_chunks::<4>().0.iter().map(|word| u32::from_le_bytes(*word).into()).collect()
+}
+
+/// No field is wider than four bytes, so a 32-bit frontend has each of them at the same offset as a 64-bit one.
+#[test]
+fn rings_of_32_bit_frontends_have_every_field_in_the_same_place() {
+    let two = 2_u32.to_le_bytes();
+    // Indices in the first 16 bytes, the first slot at 64; slots of 12, 8 and 16 bytes.
+    let tx = page(&[(0, &two), (76, &[1, 0, 0, 0]), (80, &[2, 0]), (82, &[4, 0]), (84, &[3, 0]), (86, &[60, 0])]);
+    let mut tx = BackRing::<Tx, _>::attach(tx).unwrap();
+    tx.take_request().unwrap();
+    let request = tx.take_request().unwrap().unwrap().0.request();
+    assert_eq!((request.gref.into_raw(), request.offset, request.id, request.size), (1, 2, 3, 60));
+    assert!(request.flags.more_data());
+    assert_eq!(tx.nr_ents(), 256);
+
+    let mut rx = BackRing::<Rx, _>::attach(page(&[(0, &two), (72, &[5, 0]), (76, &[6, 0, 0, 0])])).unwrap();
+    rx.take_request().unwrap();
+    let request = rx.take_request().unwrap().unwrap().0;
+    assert_eq!((request.id, request.gref.into_raw()), (5, 6));
+    assert_eq!(rx.nr_ents(), 256);
+
+    let fields: [(usize, &[u8]); 6] =
+        [(0, &two), (80, &[7, 0]), (82, &[6, 0]), (84, &[8, 0, 0, 0]), (88, &[9, 0, 0, 0]), (92, &[10, 0, 0, 0])];
+    let mut ctrl = BackRing::<Ctrl, _>::attach(page(&fields)).unwrap();
+    ctrl.take_request().unwrap();
+    let request = ctrl.take_request().unwrap().unwrap().0;
+    let command = CtrlCommand::SetMapping { gref: GrantRef::from_raw(8), len: 9, offset: 10 };
+    assert_eq!((request.id, request.command), (7, command));
+    assert_eq!(ctrl.nr_ents(), 128);
 }
