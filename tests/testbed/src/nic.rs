@@ -69,10 +69,16 @@ impl Nic {
         format!("52:54:00:b0:00:{:02x}", self.slot)
     }
 
+    /// QEMU's name for its end of the wire.
+    #[must_use]
+    pub fn netdev(&self) -> String {
+        format!("wire{:x}", self.slot)
+    }
+
     /// QEMU's arguments for this NIC and its wire.
     #[must_use]
     pub fn qemu_arguments(&self) -> Vec<String> {
-        let id = format!("wire{:x}", self.slot);
+        let id = self.netdev();
         let device = format!("{},netdev={id},mac={},addr={:x}", self.model.device(), self.mac(), self.slot);
         let netdev = match &self.wire {
             Some(path) => format!("stream,id={id},server=off,addr.type=unix,addr.path={}", path.display()),

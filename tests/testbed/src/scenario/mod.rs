@@ -12,6 +12,7 @@ mod hotplug;
 mod ipv6;
 mod isolation;
 mod lifecycle;
+mod link;
 mod refusals;
 mod runtime;
 mod scale;
@@ -68,6 +69,7 @@ pub const ALL: &[Scenario] = &[
     shared("datagrams_come_back_with_their_content", ipv6::datagrams_come_back_with_their_content),
     shared("guests_reach_each_other_over_ipv6", ipv6::guests_reach_each_other_over_ipv6),
     shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
+    ours("the_link_goes_and_comes_back", link::the_link_goes_and_comes_back),
     shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),
     shared("guest_destroyed_under_traffic_leaves_nothing", lifecycle::guest_destroyed_under_traffic_leaves_nothing),
     shared("a_frontend_that_never_connects_delays_nobody", isolation::a_frontend_that_never_connects_delays_nobody),
