@@ -44,11 +44,11 @@ system-test: images testbed ## Only the system tests; ONLY=name selects some
 storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virtio the controller, ONLY=name selects some
 	@$(TESTBED) storage --xen $(XEN) --disk $(DISK) $(if $(ONLY),--only $(ONLY))
 
-bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (BENCH=all: every card)
+bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both)
 	@$(CARGO) build --quiet --release -p load
-	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio,--nic $(NIC)) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)')
+	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio --disk nvme,$(if $(DISK),--disk $(DISK),--nic $(NIC))) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)')
 
-profile: images testbed ## Where the driver domain's time goes under load: hypercalls per frame, and functions
+profile: images testbed ## In which functions our driver domain is under load
 	@$(CARGO) build --quiet --release -p load
 	@$(TESTBED) bench --profile --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only '$(ONLY)')
 

@@ -1,4 +1,4 @@
-//! The load of the benchmark, and the counting of traces, as an ordinary program in a stock guest or in Dom0.
+//! The load of the benchmark, as an ordinary program in a stock guest or in Dom0.
 //!
 //! Its one line of output is `NAME VALUE NAME VALUE ...`. A rate is taken in a window that starts after a
 //! warm-up, so that neither slow start nor full socket buffers are part of it. Under emulation a byte costs, so
@@ -6,12 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod tcp;
-mod trace;
 mod udp;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -48,11 +47,8 @@ enum Command {
         #[command(flatten)]
         window: Window,
     },
-    /// Counts what a file of xentrace holds, by domain.
-    Trace {
-        /// The file.
-        path: PathBuf,
-    },
+    /// Reads or writes a block device; prints how many requests ended in the window, and their latencies in µs.
+    Disk(disk::Disk),
     /// Receives datagrams; prints how many came, and the time from the first to the last.
     UdpReceive {
         /// Port to listen on.
@@ -104,7 +100,7 @@ fn main() -> ExitCode {
         Command::TcpReceive(streams) => tcp::run(&streams, tcp::receive),
         Command::TcpSink { port } => tcp::sink(port),
         Command::UdpSend { to, payload, rate, window } => udp::send(to, payload, rate, window),
-        Command::Trace { path } => trace::summarise(&path),
+        Command::Disk(disk) => disk::run(&disk),
         Command::UdpReceive { port, silence_ms, skip } => udp::receive(port, Duration::from_millis(silence_ms), skip),
     };
     match outcome {

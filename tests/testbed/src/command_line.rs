@@ -133,6 +133,9 @@ struct Bench {
     /// Cards to measure with, one machine each.
     #[arg(long)]
     nic: Vec<NicModel>,
+    /// Disk controllers to measure with, one machine each.
+    #[arg(long)]
+    disk: Vec<DiskModel>,
     /// Finds out where the time goes, instead of comparing.
     #[arg(long)]
     profile: bool,
@@ -202,6 +205,9 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
     };
     for nic in &bench.nic {
         if bench.profile { bench::profile(&config, *nic)? } else { bench::network(&config, *nic)? }
+    }
+    for disk in &bench.disk {
+        bench::storage(&config, *disk)?;
     }
     Ok(true)
 }

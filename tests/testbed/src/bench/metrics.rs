@@ -50,4 +50,40 @@ metrics! {
     CPU_PER_GIB: "driver domain's CPU per GiB of TCP", "s/GiB", less, linux 0.25;
     /// The driver domain's CPU time in the datagram measurements by the frames on the wire.
     CPU_PER_PACKET: "driver domain's CPU per small packet", "µs", less, linux 0.25;
+    /// 4 KiB anywhere on the disk.
+    READ_1: "random read, depth 1", "requests/s", more, linux 3.0, bare 0.85;
+    /// The same.
+    READ_1_P50: "random read, depth 1, median latency", "µs", less;
+    /// The same.
+    READ_1_P99: "random read, depth 1, p99 latency", "µs", less;
+    /// The same.
+    READ_8: "random read, depth 8", "requests/s", more, bare 0.85;
+    /// The same.
+    READ_32: "random read, depth 32", "requests/s", more, linux 1.8, bare 0.85;
+    /// The same.
+    READ_32_P50: "random read, depth 32, median latency", "µs", less;
+    /// The same.
+    READ_32_P99: "random read, depth 32, p99 latency", "µs", less;
+    /// The same.
+    READ_64: "random read, depth 64", "requests/s", more, bare 0.85;
+    /// The same.
+    WRITE_1: "random write, depth 1", "requests/s", more, linux 3.0, bare 0.85;
+    /// The same.
+    WRITE_32: "random write, depth 32", "requests/s", more, linux 1.8, bare 0.85;
+    /// 70 reads to 30 writes.
+    MIXED_32: "random 70/30, depth 32", "requests/s", more, linux 1.8, bare 0.85;
+    /// Each write is flushed.
+    FLUSH: "write and flush, depth 1", "requests/s", more, bare 0.85;
+    /// One after the other.
+    SEQ_4K: "sequential read 4 KiB, depth 4", "requests/s", more, bare 0.85;
+    /// One after the other.
+    SEQ_32K: "sequential read 32 KiB, depth 4", "requests/s", more, bare 0.85;
+    /// One after the other.
+    SEQ_128K: "sequential read 128 KiB, depth 4", "requests/s", more, linux 2.8, bare 0.85;
+    /// One after the other.
+    SEQ_1M: "sequential read 1 MiB, depth 4", "requests/s", more, bare 0.85;
+    /// One after the other.
+    SEQ_WRITE: "sequential write 128 KiB, depth 4", "requests/s", more, linux 2.8, bare 0.85;
+    /// The driver domain's CPU time by the requests of all measurements.
+    CPU_PER_REQUEST: "driver domain's CPU per request", "µs", less, linux 0.25;
 }

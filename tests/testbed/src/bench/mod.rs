@@ -4,6 +4,7 @@
 
 pub mod bed;
 pub mod corner;
+pub mod disks;
 pub mod domains;
 pub mod metrics;
 pub mod network;
@@ -13,10 +14,12 @@ pub mod ramdisk;
 pub mod report;
 pub mod rounds;
 pub mod samples;
+pub mod storage_rounds;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::disk::DiskModel;
 use crate::evidence;
 use crate::failure::{Doing, Result};
 use crate::machine::Machine;
@@ -109,4 +112,34 @@ pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
     let _ = bed.machine.collect_logs();
     let text = format!("# Profile: {nic} on Xen {}\n\nMade by `make profile NIC={nic}`.\n\n{report}", config.xen);
     config.write(&format!("profile-{nic}-{}.md", config.xen), &text)
+}
+
+/// Measures storage with one controller's model and writes the reports.
+///
+/// # Errors
+/// The machine did not come up, or a report cannot be written.
+pub fn storage(config: &BenchConfig, model: DiskModel) -> Result<()> {
+    let name = disk_name(model);
+    config.announce(name);
+    let started = Instant::now();
+    let logs = config.logs(name);
+    let bed = disks::DiskBed::set_up(&disks::DiskBedConfig {
+        xen: config.xen.clone(),
+        model,
+        image: config.images.join("blkback-dom"),
+        load: config.load.clone(),
+        logs: logs.clone(),
+    });
+    let bed = bed.inspect_err(|_| evidence::print_ends(&logs))?;
+    println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
+    let samples = storage_rounds::run(&bed, config.rounds, &config.only);
+    config.publish(name, "DISK", &bed.machine, &samples)
+}
+
+fn disk_name(model: DiskModel) -> &'static str {
+    match model {
+        DiskModel::Nvme => "nvme",
+        DiskModel::Ahci => "ahci",
+        DiskModel::Virtio => "virtio-blk",
+    }
 }

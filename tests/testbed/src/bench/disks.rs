@@ -1,0 +1,190 @@
+//! The storage benchmark's machine: a disk of the same model for each contender.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::corner::{Corner, Moved};
+use super::domains::{DriverDomain, create_bare, create_guest};
+use super::ramdisk::{self, LOAD};
+use super::samples::Contender;
+use crate::bed::images;
+use crate::disk::{Disk, DiskModel, FIRST_DISK_SLOT};
+use crate::dom0::Dom0;
+use crate::failure::{Doing, Result};
+use crate::guest::{Guest, XL_LIMIT};
+use crate::machine::{Content, Dom0File, Machine, MachineConfig};
+
+/// Bytes of each disk.
+const DISK_BYTES: u64 = 256 << 20;
+const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// What the guest calls its vbd.
+const VBD: &str = "/dev/xvda";
+
+/// What to measure on.
+#[derive(Debug, Clone)]
+pub struct DiskBedConfig {
+    /// Xen release.
+    pub xen: String,
+    /// The disks' model.
+    pub model: DiskModel,
+    /// Our domain image.
+    pub image: PathBuf,
+    /// The load generator.
+    pub load: PathBuf,
+    /// Where logs go.
+    pub logs: PathBuf,
+}
+
+/// The machine with everyone on it.
+#[derive(Debug)]
+pub struct DiskBed {
+    /// Xen and Dom0.
+    pub machine: Machine,
+    /// The contenders.
+    pub places: Vec<DiskPlace>,
+}
+
+/// One contender's corner of the machine.
+#[derive(Debug)]
+pub struct DiskPlace {
+    /// Who it is.
+    pub contender: Contender,
+    /// The guest that uses the disk.
+    pub guest: Guest,
+    /// What the guest calls it.
+    pub device: &'static str,
+    /// Requests and bytes so far.
+    pub moved: Cell<Moved>,
+    domain: Option<DriverDomain>,
+}
+
+impl Corner for DiskPlace {
+    fn contender(&self) -> Contender {
+        self.contender
+    }
+
+    fn cpu_seconds(&self) -> Result<f64> {
+        self.domain.as_ref().map_or(Ok(0.0), DriverDomain::cpu_seconds)
+    }
+
+    fn moved(&self) -> Moved {
+        self.moved.get()
+    }
+}
+
+impl DiskBed {
+    /// Boots the machine and everyone on it.
+    ///
+    /// # Errors
+    /// Someone did not come up.
+    pub fn set_up(config: &DiskBedConfig) -> Result<Self> {
+        std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
+        let contenders = [Contender::Bulkhead, Contender::Linux, Contender::Bare];
+        let mut disks = Vec::new();
+        for contender in contenders {
+            let file = config.logs.join(format!("{}.img", contender.name()));
+            File::create(&file).and_then(|file| file.set_len(DISK_BYTES)).doing("creating a disk image")?;
+            disks.push(Disk::new(config.model, file));
+        }
+        let ramdisk = config.logs.join("bench.cpio");
+        ramdisk::write(&images(&config.xen).join("driver.cpio"), &config.load, &ramdisk)?;
+        let stock = config.logs.join("stock.cpio");
+        ramdisk::write(&images(&config.xen).join("guest.cpio"), &config.load, &stock)?;
+        let machine = Machine::boot(&MachineConfig {
+            images: images(&config.xen),
+            logs: config.logs.clone(),
+            nics: Vec::new(),
+            disks,
+            files: files(config, &ramdisk, &stock),
+            cpus: 1,
+            memory_mib: 3072,
+            xen_options: String::new(),
+        })?;
+        let mut bed = Self { machine, places: Vec::new() };
+        for (contender, slot) in contenders.into_iter().zip(FIRST_DISK_SLOT..) {
+            let place = place(&bed.machine.dom0, contender, config.model, &format!("00:{slot:02x}.0"));
+            bed.places.push(place.doing(format!("setting up {}", contender.name()))?);
+        }
+        Ok(bed)
+    }
+}
+
+fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str) -> Result<DiskPlace> {
+    dom0.check(&format!("xl pci-assignable-add {bdf}"), XL_LIMIT)?;
+    let name = contender.name();
+    let (guest, device, domain) = match contender {
+        Contender::Bulkhead => {
+            let domain = DriverDomain::create(dom0, "blkdom", "/root/xl/blkback-dom.cfg", bdf)?;
+            (vbd_guest(dom0, name, "blkdom", target(model))?, VBD, Some(domain))
+        }
+        Contender::Linux => {
+            let domain = DriverDomain::create(dom0, "linuxdom", "/root/xl/linux-driver-domain.cfg", bdf)?;
+            let linux = Guest::join(dom0, "linuxdom")?;
+            let (modules, disk) = linux_disk(model);
+            linux.check(&format!("modprobe xen-blkback; {modules}"), COMMAND_LIMIT)?;
+            linux.check(
+                &format!("for i in $(seq 100); do [ -b {disk} ] && exit 0; sleep 0.1; done; exit 1"),
+                COMMAND_LIMIT,
+            )?;
+            domain.calm()?;
+            linux.check(&plug_script(disk), COMMAND_LIMIT)?;
+            (vbd_guest(dom0, name, "linuxdom", disk)?, VBD, Some(domain))
+        }
+        Contender::Bare => {
+            let guest = create_bare(dom0, name, bdf)?;
+            let (modules, disk) = linux_disk(model);
+            guest.check(&format!("modprobe xen-pcifront; {modules}"), COMMAND_LIMIT)?;
+            (guest, disk, None)
+        }
+    };
+    let ready = format!("for i in $(seq 200); do [ -b {device} ] && exit 0; sleep 0.1; done; exit 1");
+    guest.check(&ready, COMMAND_LIMIT).doing("waiting for the disk")?;
+    Ok(DiskPlace { contender, guest, device, moved: Cell::default(), domain })
+}
+
+fn vbd_guest(dom0: &Dom0, name: &str, backend: &str, target: &str) -> Result<Guest> {
+    let disk = format!("disk=[\"format=raw,backendtype=phy,backend={backend},vdev=xvda,access=rw,target={target}\"]");
+    create_guest(dom0, &format!("{name}-a"), &format!("ramdisk=\"/root/stock.cpio\"' '{disk}"))
+}
+
+/// Stands in for the hotplug script of one vbd: names the device to blkback, as soon as there is a vbd.
+fn plug_script(disk: &str) -> String {
+    format!(
+        "(while :; do for vbd in $(xenstore-ls -f backend 2>/dev/null | sed -n 's,^\\(backend/vbd/[0-9]*/[0-9]*\\) = .*,\\1,p'); do\n\
+         xenstore-write $vbd/physical-device $(stat -c %t:%T {disk}) $vbd/hotplug-status connected; exit; done\n\
+         sleep 0.5; done) >/dev/null 2>&1 &"
+    )
+}
+
+/// What our domain calls the disk.
+fn target(model: DiskModel) -> &'static str {
+    match model {
+        DiskModel::Nvme => "nvme0n1",
+        DiskModel::Ahci => "sda",
+        DiskModel::Virtio => "vda",
+    }
+}
+
+/// The modules that drive it in Linux, and what Linux calls it.
+fn linux_disk(model: DiskModel) -> (&'static str, &'static str) {
+    match model {
+        DiskModel::Nvme => ("modprobe nvme", "/dev/nvme0n1"),
+        DiskModel::Ahci => ("modprobe ahci; modprobe sd_mod", "/dev/sda"),
+        DiskModel::Virtio => ("modprobe virtio_pci; modprobe virtio_blk", "/dev/vda"),
+    }
+}
+
+fn files(config: &DiskBedConfig, ramdisk: &Path, stock: &Path) -> Vec<Dom0File> {
+    let copy = |path: &str, from: &Path| Dom0File { path: path.into(), content: Content::CopyOf(from.into()) };
+    vec![
+        copy("/root/blkback-dom", &config.image),
+        copy("/root/bench.cpio", ramdisk),
+        copy("/root/stock.cpio", stock),
+        copy(LOAD, &config.load),
+        copy("/root/xl/blkback-dom.cfg", Path::new("images/xl/blkback-dom.cfg")),
+        copy("/root/xl/linux-driver-domain.cfg", Path::new("images/xl/linux-driver-domain.cfg")),
+        super::domains::guest_config(),
+    ]
+}
