@@ -14,6 +14,7 @@ use xen_pv_rt::task::{Signal, Tasks};
 
 use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME};
+use crate::publish::CardReport;
 
 /// Bytes of an Ethernet header with a VLAN tag.
 const TAGGED_HEADER: usize = 18;
@@ -131,6 +132,21 @@ impl<H: Platform> Cards<H> {
             }
         }
         work
+    }
+
+    /// The cards in service, as they are now.
+    pub fn reports(&mut self) -> Vec<CardReport> {
+        let cards = self.cards.iter_mut().zip(0..).filter_map(|(slot, index)| slot.as_mut().map(|card| (card, index)));
+        cards
+            .map(|(card, index)| CardReport {
+                index,
+                sbdf: card.sbdf(),
+                name: card.name(),
+                mac: card.card().mac(),
+                link: card.card().link(),
+                counters: card.card().counters(),
+            })
+            .collect()
     }
 
     /// Notes that packets moved.

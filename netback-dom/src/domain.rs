@@ -4,11 +4,12 @@
 //! interrupted, and lets the data plane move a bounded number of packets. Only when nothing moved are cards
 //! and frontends asked for an event each, and then the domain sleeps in one hypercall.
 
+use alloc::rc::Rc;
 use core::fmt;
 
 use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
-use xen_pv_rt::hyp::{DmaError, Instant, Platform};
+use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform};
 use xen_pv_rt::task::{Tasks, block_on};
 
 use crate::cards::{Cards, NoCards};
@@ -16,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::dataplane::{Memory, Turn, Uplinks as _};
 use crate::frame::TailPool;
 use crate::netback::{Netback, Options};
+use crate::publish::{Board, publish};
 use crate::switch::{BridgeId, TableLimits};
 
 /// Buffers for packets from guests.
@@ -52,14 +54,15 @@ pub struct Domain<H: Platform> {
     control: ControlPlane<H>,
     cards: Cards<H>,
     netback: Netback<H>,
+    board: Rc<Board>,
 }
 
 impl<H: Platform> Domain<H> {
-    /// Reads the command line, starts the cards, and begins to serve vifs.
+    /// Reads the command line, starts the cards, and begins to serve vifs. `memory_use` is asked when that is reported.
     ///
     /// # Errors
     /// [`StartError`]: one line that says what is wrong with the domain's configuration.
-    pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
+    pub fn start(hyp: H, command_line: &str, memory_use: fn() -> MemoryUse) -> Result<Self, StartError> {
         let config = Config::parse(command_line).map_err(StartError::Config)?;
         log::set_max_level(config.log);
         let cards = block_on(&hyp, Cards::start(&hyp, config.mtu)).map_err(StartError::Cards)?;
@@ -72,8 +75,10 @@ impl<H: Platform> Domain<H> {
         (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
         netback.spawn_hotplug();
         cards.watch_removal(&tasks);
+        let board = Rc::new(Board::default());
+        tasks.spawn(publish(hyp.clone(), board.clone(), memory_use));
         let control = ControlPlane::new(hyp.clone(), tasks);
-        Ok(Self { hyp, control, cards, netback })
+        Ok(Self { hyp, control, cards, netback, board })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -85,6 +90,9 @@ impl<H: Platform> Domain<H> {
             let now = self.hyp.now();
             if let Some(request) = self.control.poll(now) {
                 return request;
+            }
+            if self.board.is_asked() {
+                self.board.post(self.cards.reports(), self.netback.reports());
             }
             let interrupted = self.cards.poll(now);
             let turn = self.netback.poll(&mut self.cards, now);

@@ -5,6 +5,7 @@
 //! - [`dataplane`]: packets between frontends, and between frontends and cards.
 //! - [`switch`]: which port a frame leaves by.
 //! - [`nic`]: drivers for the cards.
+//! - [`publish`]: counters and link state for Dom0, in xenstore.
 //! - [`frame`], [`wire`], [`checksum`]: frames in our memory, their headers, their checksums.
 
 #![no_std]
@@ -23,6 +24,7 @@ mod flow;
 pub mod frame;
 pub mod netback;
 pub mod nic;
+pub mod publish;
 mod segmentation;
 pub mod switch;
 pub mod vif;

@@ -22,6 +22,7 @@ use xen_pv_rt::task::Tasks;
 use xen_pv_rt::xenbus::backend::Devices;
 
 use crate::dataplane::{Memory, Plane, Turn, Uplinks};
+use crate::publish::VifReport;
 use crate::switch::{BridgeId, TableLimits};
 use crate::vif::Vifs;
 use crate::vif::counters::VifCounters;
@@ -102,6 +103,12 @@ impl<H: Hypervisor> Netback<H> {
     /// Frontend, device id and counters of every connected vif.
     pub fn counters(&self) -> Vec<(Domid, u32, VifCounters)> {
         self.plane.borrow().counters().collect()
+    }
+
+    /// The same, for those who report them.
+    pub fn reports(&self) -> Vec<VifReport> {
+        let counters = self.counters().into_iter();
+        counters.map(|(frontend, devid, counters)| VifReport { frontend, devid, counters }).collect()
     }
 
     /// Grant copy hypercalls since start.

@@ -30,5 +30,6 @@ mod packets;
 mod random;
 mod rig;
 mod sharing;
+mod statistics;
 mod traffic;
 mod wire;

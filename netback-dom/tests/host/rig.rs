@@ -4,14 +4,16 @@
 //! lost wake-up leaves a test hanging until its limit.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use fake_xen::{DeviceId, FakeHyp, FakeXen, Netfront, NetfrontOptions, Toolstack, Usage, VifConfig};
 use netback_dom::dataplane::{Memory, Turn};
 use netback_dom::frame::TailPool;
 use netback_dom::netback::{Netback, Options};
+use netback_dom::publish::{Board, publish};
 use netback_dom::switch::BridgeId;
-use xen_pv_rt::hyp::{Clock, Dma, Domid, Instant, Xenstore};
+use xen_pv_rt::hyp::{Clock, Dma, Domid, Instant, MemoryUse, Xenstore};
 use xen_pv_rt::task::Tasks;
 
 use crate::packets::{REMOTE, frame};
@@ -61,6 +63,7 @@ pub struct Rig {
     pub fronts: Vec<Netfront>,
     pub netback: Netback<FakeHyp>,
     pub buffers: xen_pv_rt::hyp::DmaPool,
+    board: Rc<Board>,
     tasks: Tasks,
     hyp: FakeHyp,
     wake_at: Option<Instant>,
@@ -93,7 +96,19 @@ impl Rig {
         let wire = Wire::new(hyp.dma_pool(64).unwrap());
         let fronts = Vec::new();
         let wake_at = Some(Instant::default());
-        Self { xen, toolstack, wire, fronts, netback, buffers, tasks, hyp, wake_at, asleep: None }
+        let board = Rc::default();
+        Self { xen, toolstack, wire, fronts, netback, buffers, board, tasks, hyp, wake_at, asleep: None }
+    }
+
+    /// From now on, counters are published in xenstore.
+    pub fn publish(&mut self) {
+        let memory = || MemoryUse { total: 4096, used: 1024, heap_bytes: 5000 };
+        self.tasks.spawn(publish(self.hyp.clone(), self.board.clone(), memory));
+    }
+
+    /// A node of the published statistics.
+    pub fn statistics(&self, node: &str) -> Option<String> {
+        self.xen.read_store(&format!("/local/domain/{}/data/statistics/{node}", self.xen.backend()))
     }
 
     /// The MAC address of a guest made by [`Self::guest`].
@@ -211,6 +226,9 @@ impl Rig {
         }
         for _ in 0..TURNS {
             self.poll_tasks();
+            if self.board.is_asked() {
+                self.board.post(self.wire.reports(), self.netback.reports());
+            }
             if self.netback.poll(&mut self.wire, self.hyp.now()) == Turn::Busy {
                 continue;
             }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use netback_dom::dataplane::Uplinks;
 use netback_dom::frame::{Checksum, Frame, Gso, Segment};
 use netback_dom::nic::{Capabilities, Link, MacAddress, Nic, NicCounters, NicError};
+use netback_dom::publish::CardReport;
 use xen_pv_rt::hyp::DmaPool;
 
 /// A frame that the card was given.
@@ -55,6 +56,11 @@ impl Wire {
 
     pub fn has_interrupt(&self) -> bool {
         !self.incoming.is_empty()
+    }
+
+    pub fn reports(&self) -> Vec<CardReport> {
+        let sbdf = "0000:00:03.0".parse().unwrap();
+        vec![CardReport { index: 0, sbdf, name: "wire", mac: self.mac(), link: self.link, counters: self.counters() }]
     }
 }
 

@@ -12,6 +12,7 @@ use talc::{TalcLock, source::Manual};
 use super::abi::{DOMID_SELF, PAGE_SHIFT, PAGE_SIZE, StartInfo, memory as memop, nr};
 use super::hypercall::{self, Errno};
 use super::paging::{self, PageTables};
+use crate::hyp::MemoryUse;
 
 /// Where windows start: far above any linear map.
 const WINDOWS: u64 = 1 << 38;
@@ -53,35 +54,15 @@ pub(super) struct Memory {
     free_windows: Vec<u64>,
 }
 
-/// How much memory there is and was used, in pages.
-#[derive(Clone, Copy, Debug)]
-pub struct MemoryUse {
-    /// Pages of the domain.
-    pub total: u64,
-    /// Pages in use: image, page tables, heap, DMA memory.
-    pub used: u64,
-}
-
-impl MemoryUse {
-    /// Memory of the domain in KiB.
-    pub const fn total_kib(&self) -> u64 {
-        self.total * 4
-    }
-    /// Memory in use in KiB.
-    pub const fn used_kib(&self) -> u64 {
-        self.used * 4
-    }
-}
-
 /// Runs `f` on the memory state.
 pub(super) fn with<T>(f: impl FnOnce(&mut Memory) -> T) -> Option<T> {
     MEMORY.lock().as_mut().map(f)
 }
 
-/// Pages in total and in use.
+/// Memory in total and in use.
 pub fn memory_use() -> MemoryUse {
-    with(|m| MemoryUse { total: m.end, used: m.end - m.free_count - (m.end - m.next) })
-        .unwrap_or(MemoryUse { total: 0, used: 0 })
+    let heap_bytes = HEAP.lock().counters().allocated_bytes as u64;
+    with(|m| MemoryUse { total: m.end, used: m.end - m.free_count - (m.end - m.next), heap_bytes }).unwrap_or_default()
 }
 
 /// Maps all memory, protects the image, sets up the heap. Called once.

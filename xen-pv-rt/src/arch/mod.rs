@@ -33,7 +33,7 @@ pub use console::ConsoleStream;
 pub use devices::Registers;
 pub use events::{Virq, XenPort};
 pub use grants::{GrantedPage, MappedPage};
-pub use memory::{MemoryUse, memory_use};
+pub use memory::memory_use;
 pub use runstate::{RunTimes, run_times};
 
 /// The hypervisor: a handle without contents, for the one vCPU.

@@ -14,6 +14,7 @@ mod grants;
 #[cfg(not(xen_guest))]
 mod host_memory;
 mod ids;
+mod memory_use;
 mod mmio;
 mod xenstore;
 
@@ -26,6 +27,7 @@ pub use grants::{
 #[cfg(not(xen_guest))]
 pub use host_memory::{DmaFault, HostMemory};
 pub use ids::{Domid, GrantRef, Maddr, Mfn, Pfn, Pirq, Port, RemotePort};
+pub use memory_use::MemoryUse;
 pub use mmio::{Mmio, MmioError, MmioSpace};
 pub use xenstore::{Transaction, Watch, Xenstore, XsError};
 

@@ -17,6 +17,7 @@ mod refusals;
 mod runtime;
 mod scale;
 mod soak;
+pub mod statistics;
 mod traffic;
 
 use std::time::{Duration, Instant};
@@ -68,6 +69,7 @@ pub const ALL: &[Scenario] = &[
     ),
     shared("datagrams_come_back_with_their_content", ipv6::datagrams_come_back_with_their_content),
     shared("guests_reach_each_other_over_ipv6", ipv6::guests_reach_each_other_over_ipv6),
+    ours("counters_move_and_only_dom0_reads_them", statistics::counters_move_and_only_dom0_reads_them),
     shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
     ours("the_link_goes_and_comes_back", link::the_link_goes_and_comes_back),
     shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),

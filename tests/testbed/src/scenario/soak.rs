@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use smoltcp::wire::{IpEndpoint, Ipv4Address};
 
-use super::checks::{faults_on_console, no_bad_frames, nothing_left_behind, ping, stock, wire_address, xl_quietly};
+use super::checks::{
+    eventually, faults_on_console, no_bad_frames, nothing_left_behind, ping, stock, wire_address, xl_quietly,
+};
 use super::content::{add_address_v6, address_v6, fetch, send, wire_address_v6};
+use super::statistics::{number, statistics};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::{Guest, GuestConfig, mac};
@@ -19,13 +22,15 @@ const VISITOR: u8 = 7;
 /// How long a guest may take to end what its loop is at.
 const LOOP_LIMIT: Duration = Duration::from_secs(330);
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// How much the heap may differ for reasons of the moment: a line of text more, a request under way.
+const HEAP_SLACK: u64 = 8 << 10;
 /// A burst: large enough to fill queues, small enough to be over before the next step.
 const BURST_DATAGRAMS: u64 = 500;
 
 pub(super) fn traffic_survives_guests_and_vifs_that_come_and_go(bed: &mut Bed) -> Result<()> {
     let (duration, seed) = (bed.config.soak, bed.config.seed);
     let residents = [bed.guest(1)?, bed.guest(2)?];
-    let (before, frames) = (stock(bed)?, bed.wire.counters());
+    let (before, memory, frames) = (stock(bed)?, memory_use(bed)?, bed.wire.counters());
     start_loops(bed, &residents)?;
     let mut soak = Soak { residents, second_vif: [false; 2], dom0_vif: false, visitors: [None, None], random: seed };
     let started = Instant::now();
@@ -41,7 +46,30 @@ pub(super) fn traffic_survives_guests_and_vifs_that_come_and_go(bed: &mut Bed) -
     no_bad_frames(&bed.wire.counters().since(&frames))?;
     faults_on_console(bed, 0)?;
     nothing_left_behind(bed, &before)?;
+    let now = memory_use(bed)?;
+    ensure(now.heap_bytes <= memory.heap_bytes.saturating_add(HEAP_SLACK) && now.used_kib <= memory.used_kib, || {
+        format!("memory has grown: {memory:?} before, {now:?} now")
+    })?;
     soak.residents.iter().try_for_each(|guest| ping(guest, &wire_address(bed)))
+}
+
+/// What the driver domain says of its memory.
+#[derive(Debug)]
+struct MemoryUse {
+    heap_bytes: u64,
+    used_kib: u64,
+}
+
+/// The driver domain's memory with the two guests that stay and nobody else.
+fn memory_use(bed: &Bed) -> Result<MemoryUse> {
+    let domain = || statistics(bed, "domain").ok().flatten();
+    let settled = || domain().is_some_and(|words| number(&words, "vifs") == 2);
+    eventually(Duration::from_secs(30), settled);
+    ensure(settled(), || format!("not two vifs: {:?}", domain()))?;
+    // Two more rounds of publishing: what the first one used is counted only in the next.
+    std::thread::sleep(Duration::from_secs(11));
+    let words = domain().unwrap_or_default();
+    Ok(MemoryUse { heap_bytes: number(&words, "heap-used-bytes"), used_kib: number(&words, "memory-used-kib") })
 }
 
 #[derive(Debug, Clone, Copy)]
