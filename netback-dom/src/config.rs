@@ -7,6 +7,8 @@ use alloc::string::{String, ToString};
 use core::fmt;
 use core::time::Duration;
 
+use crate::management::Address;
+
 /// What the command line decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -17,13 +19,24 @@ pub struct Config {
     /// Largest MTU of the networks that the cards are on, in bytes (`mtu=`, 68 to 9000): they receive and send frames
     /// for it as far as they can. Frames for an MTU of 1500 always fit.
     pub mtu: usize,
+    /// The domain's own address (`management=`: `dhcp` or `ADDRESS/LENGTH[,GATEWAY]`).
+    pub management: Option<Address>,
+    /// TCP port of its metrics (`management-port=`, 1 to 65535).
+    pub management_port: u16,
     /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
     pub log: log::LevelFilter,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ageing: Duration::from_secs(300), queues: 4, mtu: 1500, log: log::LevelFilter::Info }
+        Self {
+            ageing: Duration::from_secs(300),
+            queues: 4,
+            mtu: 1500,
+            management: None,
+            management_port: 9100,
+            log: log::LevelFilter::Info,
+        }
     }
 }
 
@@ -39,7 +52,12 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: ageing=, log=, mtu=, queues=)"),
+            Self::Unknown(word) => {
+                write!(
+                    f,
+                    "unknown option {word:?} (known: ageing=, log=, management=, management-port=, mtu=, queues=)"
+                )
+            }
             Self::BadValue(word, wanted) => write!(f, "bad value in option {word:?}: {wanted}"),
         }
     }
@@ -66,6 +84,13 @@ impl Config {
                 Some(("mtu", value)) => {
                     let mtu = value.parse().ok().filter(|mtu| (68..=9000).contains(mtu));
                     config.mtu = mtu.ok_or(bad("68 to 9000 bytes"))?;
+                }
+                Some(("management", value)) => {
+                    config.management = Some(Address::parse(value).ok_or(bad("dhcp or ADDRESS/LENGTH[,GATEWAY]"))?);
+                }
+                Some(("management-port", value)) => {
+                    let port = value.parse().ok().filter(|port| *port != 0);
+                    config.management_port = port.ok_or(bad("1 to 65535"))?;
                 }
                 Some(("log", value)) => config.log = level(value).ok_or(bad("error, warn or info"))?,
                 _ => return Err(ConfigError::Unknown(word.to_string())),
@@ -98,7 +123,13 @@ mod tests {
         let config = Config::parse("log=warn  ageing=60 queues=8 mtu=9000");
         assert_eq!(
             config,
-            Ok(Config { ageing: Duration::from_secs(60), queues: 8, mtu: 9000, log: log::LevelFilter::Warn })
+            Ok(Config {
+                ageing: Duration::from_secs(60),
+                queues: 8,
+                mtu: 9000,
+                log: log::LevelFilter::Warn,
+                ..Config::default()
+            })
         );
     }
 

@@ -14,9 +14,11 @@ use xen_pv_rt::task::{Tasks, block_on};
 
 use crate::cards::{Cards, NoCards};
 use crate::config::{Config, ConfigError};
-use crate::dataplane::{Memory, Turn, Uplinks as _};
+use crate::dataplane::{Memory, Turn, Uplinks};
 use crate::frame::TailPool;
+use crate::management::{self, Management, ManagementOptions};
 use crate::netback::{Netback, Options};
+use crate::nic::Nic;
 use crate::publish::{Board, publish};
 use crate::switch::{BridgeId, TableLimits};
 
@@ -55,6 +57,29 @@ pub struct Domain<H: Platform> {
     cards: Cards<H>,
     netback: Netback<H>,
     board: Rc<Board>,
+    management: Option<Management>,
+}
+
+/// The cards, and the management address as one more.
+struct Ports<'a, H: Platform> {
+    cards: &'a mut Cards<H>,
+    management: Option<&'a mut Management>,
+}
+
+impl<H: Platform> Uplinks for Ports<'_, H> {
+    fn count(&self) -> u8 {
+        self.cards.count().saturating_add(u8::from(self.management.is_some()))
+    }
+
+    fn nic(&mut self, index: u8) -> Option<&mut dyn Nic> {
+        if index < self.cards.count() {
+            return self.cards.nic(index);
+        }
+        match &mut self.management {
+            Some(management) => Some(*management),
+            None => None,
+        }
+    }
 }
 
 impl<H: Platform> Domain<H> {
@@ -65,7 +90,7 @@ impl<H: Platform> Domain<H> {
     pub fn start(hyp: H, command_line: &str, memory_use: fn() -> MemoryUse) -> Result<Self, StartError> {
         let config = Config::parse(command_line).map_err(StartError::Config)?;
         log::set_max_level(config.log);
-        let cards = block_on(&hyp, Cards::start(&hyp, config.mtu)).map_err(StartError::Cards)?;
+        let mut cards = block_on(&hyp, Cards::start(&hyp, config.mtu)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
@@ -73,12 +98,16 @@ impl<H: Platform> Domain<H> {
         let options = Options { table, max_queues: config.queues, ..Options::default() };
         let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
         (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
+        let board = Rc::new(Board::default());
+        let management = start_management(&hyp, &config, &mut cards, &board, memory_use)?;
+        if management.is_some() {
+            netback.add_uplink(BridgeId::default());
+        }
         netback.spawn_hotplug();
         cards.watch_removal(&tasks);
-        let board = Rc::new(Board::default());
         tasks.spawn(publish(hyp.clone(), board.clone(), memory_use));
         let control = ControlPlane::new(hyp.clone(), tasks);
-        Ok(Self { hyp, control, cards, netback, board })
+        Ok(Self { hyp, control, cards, netback, board, management })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -95,7 +124,11 @@ impl<H: Platform> Domain<H> {
                 self.board.post(self.cards.reports(), self.netback.reports());
             }
             let interrupted = self.cards.poll(now);
-            let turn = self.netback.poll(&mut self.cards, now);
+            let mut ports = Ports { cards: &mut self.cards, management: self.management.as_mut() };
+            let turn = self.netback.poll(&mut ports, now);
+            if let Some(management) = &mut self.management {
+                management.poll(now);
+            }
             if turn == Turn::Busy {
                 self.cards.note_traffic(now);
             } else if !interrupted {
@@ -115,7 +148,27 @@ impl<H: Platform> Domain<H> {
         if self.netback.arm() == Turn::Busy || self.control.is_dirty() || self.cards.arm() {
             return;
         }
-        let deadlines = [self.control.deadline(), self.netback.next_deadline(now), Some(self.cards.next_poll())];
+        if self.board.is_asked() || self.management.as_ref().is_some_and(Management::has_work) {
+            return;
+        }
+        let own = self.management.as_ref().map(Management::deadline);
+        let deadlines = [self.control.deadline(), self.netback.next_deadline(now), Some(self.cards.next_poll()), own];
         self.hyp.wait(deadlines.into_iter().flatten().min());
     }
+}
+
+fn start_management<H: Platform>(
+    hyp: &H,
+    config: &Config,
+    cards: &mut Cards<H>,
+    board: &Rc<Board>,
+    memory_use: fn() -> MemoryUse,
+) -> Result<Option<Management>, StartError> {
+    let (Some(address), Some(card)) = (config.management, cards.reports().first().map(|card| card.mac)) else {
+        return Ok(None);
+    };
+    let options = ManagementOptions { address, port: config.management_port };
+    let buffers = hyp.dma_pool(management::BUFFERS).map_err(StartError::Memory)?;
+    let mac = management::own_mac(card);
+    Ok(Some(Management::new(&options, mac, buffers, board.clone(), memory_use, hyp.now())))
 }

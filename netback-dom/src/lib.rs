@@ -5,6 +5,7 @@
 //! - [`dataplane`]: packets between frontends, and between frontends and cards.
 //! - [`switch`]: which port a frame leaves by.
 //! - [`nic`]: drivers for the cards.
+//! - [`management`]: an address of our own, for ping and metrics.
 //! - [`publish`]: counters and link state for Dom0, in xenstore.
 //! - [`frame`], [`wire`], [`checksum`]: frames in our memory, their headers, their checksums.
 
@@ -22,6 +23,7 @@ pub mod dataplane;
 pub mod domain;
 mod flow;
 pub mod frame;
+pub mod management;
 pub mod netback;
 pub mod nic;
 pub mod publish;

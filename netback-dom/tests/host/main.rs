@@ -24,6 +24,7 @@ mod hostile_rx;
 mod hostile_store;
 mod hostile_tx;
 mod hostile_xenbus;
+mod management;
 mod multi_queue;
 mod offload;
 mod packets;

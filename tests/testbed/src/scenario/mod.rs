@@ -13,6 +13,7 @@ mod ipv6;
 mod isolation;
 mod lifecycle;
 mod link;
+mod management;
 mod refusals;
 mod runtime;
 mod scale;
@@ -93,6 +94,10 @@ pub const ALL: &[Scenario] = &[
     ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),
     ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named),
     ours("too_little_memory_is_named", refusals::too_little_memory_is_named),
+    ours(
+        "ping_and_metrics_work_at_the_management_address",
+        management::ping_and_metrics_work_at_the_management_address,
+    ),
     ours("an_unknown_option_is_named", refusals::an_unknown_option_is_named),
 ];
 
