@@ -120,7 +120,7 @@ impl<H: Platform> Cards<H> {
             let health = card.card().poll();
             work |= interrupted;
             if let Err(error) = health {
-                log::error!("be=hw pci={} cause=NIC_FAILED {error} action=kill", card.sbdf());
+                log::error!("be=hw pci={} cause=NIC_FAILED text=\"{error}\" action=kill n=0", card.sbdf());
                 *slot = None;
                 continue;
             }
@@ -205,7 +205,7 @@ fn report_link<H: Platform>(card: &mut AttachedNic<H>, last: &mut Link) {
     }
     *last = link;
     match link {
-        Link::Down => log::warn!("nic {}: link is down", card.sbdf()),
+        Link::Down => log::warn!("be=hw pci={} cause=LINK_DOWN text=\"link is down\" action=wait n=0", card.sbdf()),
         Link::Up(0) => log::info!("nic {}: link is up", card.sbdf()),
         Link::Up(speed) => log::info!("nic {}: link is up at {speed} Mbit/s", card.sbdf()),
     }

@@ -58,7 +58,7 @@ impl Nodes {
 
     fn complain(&mut self, error: XsError) {
         if !core::mem::replace(&mut self.complained, true) {
-            log::warn!("statistics are not up to date in xenstore: {error}");
+            log::warn!("be=xs cause=STATISTICS text=\"{error}\" action=retry n=0");
         }
     }
 }

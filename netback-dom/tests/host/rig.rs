@@ -30,6 +30,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 thread_local! {
     static LOG: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static SEVERE: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Settings of a property test: `count` cases, or as many as `CASES` in the environment says.
@@ -51,6 +52,9 @@ impl log::Log for Capture {
     }
     fn log(&self, record: &log::Record<'_>) {
         LOG.with_borrow_mut(|log| log.push(record.args().to_string()));
+        if record.level() <= log::Level::Warn {
+            SEVERE.with_borrow_mut(|log| log.push(record.args().to_string()));
+        }
     }
     fn flush(&self) {}
 }
@@ -84,6 +88,7 @@ impl Rig {
         let _ = log::set_logger(&Capture);
         log::set_max_level(log::LevelFilter::Info);
         LOG.with_borrow_mut(Vec::clear);
+        SEVERE.with_borrow_mut(Vec::clear);
         let xen = FakeXen::new();
         let toolstack = Toolstack::new(&xen);
         let hyp = xen.hyp();
@@ -251,6 +256,11 @@ impl Rig {
     /// The log so far.
     pub fn log(&self) -> Vec<String> {
         LOG.with_borrow(Vec::clone)
+    }
+
+    /// Its warnings and errors.
+    pub fn severe(&self) -> Vec<String> {
+        SEVERE.with_borrow(Vec::clone)
     }
 
     /// Log lines about one guest and cause.

@@ -105,7 +105,7 @@ fn a_quota_that_is_used_up_costs_the_statistics_and_one_line() {
     rig.publish();
     rig.run(Duration::from_secs(60));
     rig.assert_works(guest);
-    assert_eq!(rig.log().iter().filter(|line| line.contains("statistics")).count(), 1, "{}", rig.state());
+    assert_eq!(rig.log().iter().filter(|line| line.contains("cause=STATISTICS")).count(), 1, "{}", rig.state());
     // As soon as there is room, they are there.
     for number in 0..1000 {
         rig.xen.remove_store(&format!("{home}/data/filler-{number}"));
