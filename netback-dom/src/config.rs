@@ -1,21 +1,38 @@
-//! The kernel command line: `extra=` in the domain's configuration.
+//! The options: words of the form `name=value`, on the kernel command line (`extra=`) and in xenstore.
 //!
-//! Options are words of the form `name=value`. An unknown name or a bad value is an error that names the
-//! word: a driver domain that guesses what was meant is worse than one that does not start.
+//! An unknown name or a bad value is an error that names the word: a driver domain that guesses what was meant is
+//! worse than one that does not start. The table for humans is in `docs/xenstore-keys.md`.
 
 use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
 use crate::management::Address;
+use crate::netback::Options;
+use crate::switch::bridges::{BridgeOption, Bridges};
+use crate::switch::policy::{AntiSpoof, Policy};
+use crate::switch::storm::StormLimits;
+use crate::switch::vlan::{Vid, Vlans};
+use crate::switch::{SwitchOptions, TableLimits};
 
-/// What the command line decides.
+/// The options there are.
+const NAMES: &str = "ageing=, antispoof=, bridge=, isolate=, log=, management=, management-port=, mtu=, queues=, storm-broadcast=, storm-multicast=, storm-unknown=, \
+                     transit=, vlan=";
+
+/// What the options decide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// How long the switch remembers an address that is silent (`ageing=`, seconds, 10 to 86400).
     pub ageing: Duration,
-    /// Most queues of a vif (`queues=`, 1 to 8).
-    pub queues: usize,
+    /// Which vifs are held to their own addresses (`antispoof=`: `off`, `ip` or `mac`).
+    pub antispoof: AntiSpoof,
+    /// The bridges (`bridge=NAME:CARD[,CARD...]`, once for each); empty: as many as there are cards.
+    pub bridges: Vec<BridgeOption>,
+    /// Whether vifs reach cards only (`isolate=`: `yes` or `no`).
+    pub isolate: bool,
+    /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
+    pub log: log::LevelFilter,
     /// Largest MTU of the networks that the cards are on, in bytes (`mtu=`, 68 to 9000): they receive and send frames
     /// for it as far as they can. Frames for an MTU of 1500 always fit.
     pub mtu: usize,
@@ -23,24 +40,36 @@ pub struct Config {
     pub management: Option<Address>,
     /// TCP port of its metrics (`management-port=`, 1 to 65535).
     pub management_port: u16,
-    /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
-    pub log: log::LevelFilter,
+    /// Most queues of a vif (`queues=`, 1 to 8).
+    pub queues: usize,
+    /// Frames to everybody, per port and second (`storm-broadcast=`, `storm-multicast=`, `storm-unknown=`; 0: no limit).
+    pub storm: StormLimits,
+    /// Whether cards of one bridge reach each other (`transit=`: `yes` or `no`).
+    pub transit: bool,
+    /// The VLANs of vifs without a `vlan` key (`vlan=`, as in `xl`).
+    pub vlans: Vlans,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             ageing: Duration::from_secs(300),
-            queues: 4,
-            mtu: 1500,
+            antispoof: AntiSpoof::default(),
+            bridges: Vec::new(),
+            isolate: false,
+            log: log::LevelFilter::Info,
             management: None,
             management_port: 9100,
-            log: log::LevelFilter::Info,
+            mtu: 1500,
+            queues: 4,
+            storm: StormLimits::default(),
+            transit: false,
+            vlans: Vlans::Access(Vid::NATIVE),
         }
     }
 }
 
-/// What is wrong with the command line.
+/// What is wrong with the options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigError {
     /// No option has this name.
@@ -52,12 +81,7 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => {
-                write!(
-                    f,
-                    "unknown option {word:?} (known: ageing=, log=, management=, management-port=, mtu=, queues=)"
-                )
-            }
+            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: {NAMES})"),
             Self::BadValue(word, wanted) => write!(f, "bad value in option {word:?}: {wanted}"),
         }
     }
@@ -70,33 +94,84 @@ impl Config {
     /// The first word that makes no sense.
     pub fn parse(command_line: &str) -> Result<Self, ConfigError> {
         let mut config = Self::default();
-        for word in command_line.split_ascii_whitespace() {
-            let bad = |wanted| ConfigError::BadValue(word.to_string(), wanted);
-            match word.split_once('=') {
-                Some(("ageing", value)) => {
-                    let seconds = value.parse().ok().filter(|seconds| (10..=86400).contains(seconds));
-                    config.ageing = Duration::from_secs(seconds.ok_or(bad("10 to 86400 seconds"))?);
-                }
-                Some(("queues", value)) => {
-                    let queues = value.parse().ok().filter(|queues| (1..=8).contains(queues));
-                    config.queues = queues.ok_or(bad("1 to 8 queues"))?;
-                }
-                Some(("mtu", value)) => {
-                    let mtu = value.parse().ok().filter(|mtu| (68..=9000).contains(mtu));
-                    config.mtu = mtu.ok_or(bad("68 to 9000 bytes"))?;
-                }
-                Some(("management", value)) => {
-                    config.management = Some(Address::parse(value).ok_or(bad("dhcp or ADDRESS/LENGTH[,GATEWAY]"))?);
-                }
-                Some(("management-port", value)) => {
-                    let port = value.parse().ok().filter(|port| *port != 0);
-                    config.management_port = port.ok_or(bad("1 to 65535"))?;
-                }
-                Some(("log", value)) => config.log = level(value).ok_or(bad("error, warn or info"))?,
-                _ => return Err(ConfigError::Unknown(word.to_string())),
-            }
-        }
+        config.read(command_line)?;
         Ok(config)
+    }
+
+    /// Reads more options, which go before those that were read already. Several `bridge=` add up.
+    ///
+    /// # Errors
+    /// The first word that makes no sense.
+    pub fn read(&mut self, words: &str) -> Result<(), ConfigError> {
+        for word in words.split_ascii_whitespace() {
+            let Some((name, value)) = word.split_once('=') else { return Err(ConfigError::Unknown(word.to_string())) };
+            let Some(read) = self.set(name, value) else { return Err(ConfigError::Unknown(word.to_string())) };
+            read.map_err(|wanted| ConfigError::BadValue(word.to_string(), wanted))?;
+        }
+        Ok(())
+    }
+
+    /// Sets one option; the error says which values it takes. `None` if there is no such option.
+    fn set(&mut self, name: &str, value: &str) -> Option<Result<(), &'static str>> {
+        let frames = "0 to 4294967295 frames per second, 0 for no limit";
+        Some(match name {
+            "ageing" => {
+                let seconds = number(value).filter(|seconds| (10..=86400).contains(seconds));
+                put(&mut self.ageing, seconds.map(|seconds| Duration::from_secs(seconds.into())), "10 to 86400 seconds")
+            }
+            "antispoof" => put(&mut self.antispoof, AntiSpoof::parse(value), "off, ip or mac"),
+            "bridge" => BridgeOption::parse(value)
+                .map(|bridge| self.bridges.push(bridge))
+                .ok_or("NAME:CARD[,CARD...], a name of at most 15 characters and cards counted from 0"),
+            "isolate" => put(&mut self.isolate, yes_or_no(value), "yes or no"),
+            "log" => put(&mut self.log, level(value), "error, warn or info"),
+            "management" => {
+                put(&mut self.management, Address::parse(value).map(Some), "dhcp or ADDRESS/LENGTH[,GATEWAY]")
+            }
+            "management-port" => {
+                let port = number(value).and_then(|port| u16::try_from(port).ok());
+                put(&mut self.management_port, port.filter(|port| *port != 0), "1 to 65535")
+            }
+            "mtu" => {
+                let mtu = number(value).and_then(|mtu| usize::try_from(mtu).ok());
+                put(&mut self.mtu, mtu.filter(|mtu| (68..=9000).contains(mtu)), "68 to 9000 bytes")
+            }
+            "queues" => {
+                let queues = number(value).and_then(|queues| usize::try_from(queues).ok());
+                put(&mut self.queues, queues.filter(|queues| (1..=8).contains(queues)), "1 to 8 queues")
+            }
+            "storm-broadcast" => put(&mut self.storm.broadcast, number(value), frames),
+            "storm-multicast" => put(&mut self.storm.multicast, number(value), frames),
+            "storm-unknown" => put(&mut self.storm.unknown, number(value), frames),
+            "transit" => put(&mut self.transit, yes_or_no(value), "yes or no"),
+            "vlan" => put(&mut self.vlans, Vlans::parse(value), "VLANs as xl writes them, such as 10 or 10p/20-30"),
+            _ => return None,
+        })
+    }
+
+    /// What that means for the backend.
+    pub fn options(&self, bridges: Bridges) -> Options {
+        let table = TableLimits { ageing: self.ageing, ..TableLimits::default() };
+        let switch = SwitchOptions { table, isolate: self.isolate, transit: self.transit, storm: self.storm };
+        let policy = Policy { bridges, antispoof: self.antispoof, vlans: self.vlans.clone() };
+        Options { switch, policy, max_queues: self.queues, ..Options::default() }
+    }
+}
+
+fn put<T>(place: &mut T, value: Option<T>, wanted: &'static str) -> Result<(), &'static str> {
+    *place = value.ok_or(wanted)?;
+    Ok(())
+}
+
+fn number(value: &str) -> Option<u32> {
+    value.parse().ok().filter(|_| value.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+fn yes_or_no(value: &str) -> Option<bool> {
+    match value {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
     }
 }
 
@@ -110,54 +185,4 @@ fn level(value: &str) -> Option<log::LevelFilter> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_empty_command_line_means_the_defaults() {
-        assert_eq!(Config::parse("  "), Ok(Config::default()));
-    }
-
-    #[test]
-    fn options_are_read_in_any_order() {
-        let config = Config::parse("log=warn  ageing=60 queues=8 mtu=9000");
-        assert_eq!(
-            config,
-            Ok(Config {
-                ageing: Duration::from_secs(60),
-                queues: 8,
-                mtu: 9000,
-                log: log::LevelFilter::Warn,
-                ..Config::default()
-            })
-        );
-    }
-
-    #[test]
-    fn an_unknown_option_is_named() {
-        for word in ["mtus=9000", "ageing", "quiet", "=", "Log=info"] {
-            assert_eq!(Config::parse(&alloc::format!("log=info {word}")), Err(ConfigError::Unknown(word.to_string())));
-        }
-    }
-
-    #[test]
-    fn a_value_out_of_range_is_named() {
-        for word in [
-            "ageing=9",
-            "ageing=86401",
-            "ageing=",
-            "ageing=x",
-            "ageing=-1",
-            "log=debug",
-            "log=",
-            "queues=0",
-            "queues=9",
-            "queues=",
-            "mtu=67",
-            "mtu=9001",
-            "mtu=",
-        ] {
-            assert!(matches!(Config::parse(word), Err(ConfigError::BadValue(named, _)) if named == word));
-        }
-    }
-}
+mod tests;

@@ -5,22 +5,24 @@
 //! and frontends asked for an event each, and then the domain sleeps in one hypercall.
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::fmt;
 
 use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
-use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform};
+use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform, XsError};
 use xen_pv_rt::task::{Tasks, block_on};
+use xen_pv_rt::xenbus::read_text;
 
 use crate::cards::{Cards, NoCards};
 use crate::config::{Config, ConfigError};
 use crate::dataplane::{Memory, Turn, Uplinks};
 use crate::frame::TailPool;
 use crate::management::{self, Management, ManagementOptions};
-use crate::netback::{Netback, Options};
+use crate::netback::Netback;
 use crate::nic::Nic;
 use crate::publish::{Board, publish};
-use crate::switch::{BridgeId, TableLimits};
+use crate::switch::bridges::{BridgeError, Bridges};
 
 /// Buffers for packets from guests.
 const BUFFERS: usize = 512;
@@ -29,13 +31,20 @@ const TAILS: usize = 128;
 /// Pages that may wait for slow guests, over all vifs: what a card has to spare, but for a burst of frames for others.
 const HELD_PAGES: usize = 192;
 
+/// Where more options are, below our own directory.
+const OPTIONS: &str = "data/options";
+
 /// Why the domain does not serve.
 #[derive(Debug)]
 pub enum StartError {
-    /// The command line.
+    /// The options.
     Config(ConfigError),
+    /// The options in xenstore.
+    Options(XsError),
     /// The cards.
     Cards(NoCards),
+    /// The bridges between them.
+    Bridges(BridgeError),
     /// The memory for buffers.
     Memory(DmaError),
 }
@@ -44,7 +53,9 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Config(error) => error.fmt(f),
+            Self::Options(error) => write!(f, "cannot read options from {OPTIONS} in xenstore: {error}"),
             Self::Cards(error) => error.fmt(f),
+            Self::Bridges(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),
         }
     }
@@ -83,25 +94,35 @@ impl<H: Platform> Uplinks for Ports<'_, H> {
 }
 
 impl<H: Platform> Domain<H> {
-    /// Reads the command line, starts the cards, and begins to serve vifs. `memory_use` is asked when that is reported.
+    /// Reads the options, starts the cards, and begins to serve vifs. `memory_use` is asked when that is reported.
     ///
     /// # Errors
     /// [`StartError`]: one line that says what is wrong with the domain's configuration.
     pub fn start(hyp: H, command_line: &str, memory_use: fn() -> MemoryUse) -> Result<Self, StartError> {
-        let config = Config::parse(command_line).map_err(StartError::Config)?;
+        let mut config = Config::parse(command_line).map_err(StartError::Config)?;
+        match block_on(&hyp, read_text(&hyp, OPTIONS)) {
+            Ok(words) => config.read(&words).map_err(StartError::Config)?,
+            Err(XsError::NoEntry) => {}
+            Err(error) => return Err(StartError::Options(error)),
+        }
         log::set_max_level(config.log);
         let mut cards = block_on(&hyp, Cards::start(&hyp, config.mtu)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
-        let table = TableLimits { ageing: config.ageing, ..TableLimits::default() };
-        let options = Options { table, max_queues: config.queues, ..Options::default() };
+        let bridges = Bridges::new(config.bridges.clone(), cards.count()).map_err(StartError::Bridges)?;
+        let uplinks: Vec<_> = (0..cards.count()).filter_map(|card| bridges.of_card(card)).collect();
+        for card in 0..cards.count() {
+            log::info!("nic {card}: bridge {}", bridges.name_of_card(card).unwrap_or("?"));
+        }
+        let options = config.options(bridges);
         let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
-        (0..cards.count()).for_each(|_| netback.add_uplink(BridgeId::default()));
+        let local = uplinks.first().copied().unwrap_or_default();
+        uplinks.into_iter().for_each(|bridge| netback.add_uplink(bridge));
         let board = Rc::new(Board::default());
         let management = start_management(&hyp, &config, &mut cards, &board, memory_use)?;
         if management.is_some() {
-            netback.add_uplink(BridgeId::default());
+            netback.add_local(local);
         }
         netback.spawn_hotplug();
         cards.watch_removal(&tasks);

@@ -13,7 +13,6 @@
 //! ```
 
 use alloc::rc::Rc;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
@@ -23,17 +22,18 @@ use xen_pv_rt::xenbus::backend::Devices;
 
 use crate::dataplane::{Memory, Plane, Turn, Uplinks};
 use crate::publish::VifReport;
-use crate::switch::{BridgeId, TableLimits};
+use crate::switch::policy::Policy;
+use crate::switch::{BridgeId, SwitchOptions};
 use crate::vif::Vifs;
 use crate::vif::counters::VifCounters;
 
 /// What can be set about a [`Netback`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bounds of the address table.
-    pub table: TableLimits,
-    /// Names of bridges, as `bridge=` of a vif has them. If empty, every name means the default bridge.
-    pub bridges: Vec<(String, BridgeId)>,
+    /// The switch.
+    pub switch: SwitchOptions,
+    /// What becomes of a vif's keys.
+    pub policy: Policy,
     /// Most vifs; further ones are refused.
     pub max_vifs: usize,
     /// Most queues of a vif, at least 1. With many vifs the later ones are offered fewer.
@@ -42,7 +42,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { table: TableLimits::default(), bridges: Vec::new(), max_vifs: 64, max_queues: 4 }
+        Self { switch: SwitchOptions::default(), policy: Policy::default(), max_vifs: 64, max_queues: 4 }
     }
 }
 
@@ -55,14 +55,19 @@ pub struct Netback<H: Hypervisor> {
 impl<H: Hypervisor> Netback<H> {
     /// A backend without cards that serves nobody yet. Its control plane runs in `tasks`.
     pub fn new(hyp: H, tasks: Tasks, memory: Memory, options: Options) -> Self {
-        let plane = Rc::new(RefCell::new(Plane::new(hyp.clone(), memory, options.table)));
-        let vifs = Vifs::new(hyp, tasks.clone(), plane.clone(), options.bridges, options.max_queues);
+        let plane = Rc::new(RefCell::new(Plane::new(hyp.clone(), memory, options.switch)));
+        let vifs = Vifs::new(hyp, tasks.clone(), plane.clone(), options.policy, options.max_queues);
         Self { devices: Devices::new(vifs, tasks, options.max_vifs), plane }
     }
 
     /// Adds the next card to a bridge; the order is that of [`Uplinks`].
     pub fn add_uplink(&mut self, bridge: BridgeId) {
         self.plane.borrow_mut().add_uplink(bridge);
+    }
+
+    /// Adds the domain's own interface to a bridge, after the cards: it reaches cards and vifs alike.
+    pub fn add_local(&mut self, bridge: BridgeId) {
+        self.plane.borrow_mut().add_local(bridge);
     }
 
     /// Starts to serve the vifs that are there, and those that come.

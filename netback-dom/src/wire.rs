@@ -10,27 +10,27 @@ use crate::nic::MacAddress;
 /// Bytes of an Ethernet header without tags; no frame is shorter.
 pub const ETHERNET_HEADER: usize = 14;
 
-const TPID_8021Q: u16 = 0x8100;
-const TPID_8021AD: u16 = 0x88a8;
-const VLAN_TAG: usize = 4;
+pub(crate) const TPID_8021Q: u16 = 0x8100;
+pub(crate) const TPID_8021AD: u16 = 0x88a8;
+pub(crate) const VLAN_TAG: usize = 4;
 /// Tags that are skipped to find the network header; deeper stacks are opaque.
 const MAX_TAGS: usize = 2;
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
-const IPV6_HEADER: usize = 40;
+pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
+pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
+pub(crate) const IPV6_HEADER: usize = 40;
 /// IPv6 extension headers that are walked; longer chains are opaque.
 const MAX_EXTENSIONS: usize = 8;
 
-fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
+pub(crate) fn u8_at(bytes: &[u8], at: usize) -> Option<u8> {
     bytes.get(at).copied()
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..)?.first_chunk::<2>().map(|pair| u16::from_be_bytes(*pair))
 }
 
-fn mac_at(bytes: &[u8], at: usize) -> Option<MacAddress> {
+pub(crate) fn mac_at(bytes: &[u8], at: usize) -> Option<MacAddress> {
     bytes.get(at..)?.first_chunk::<6>().map(|mac| MacAddress(*mac))
 }
 

@@ -10,9 +10,10 @@ use super::{Plane, Uplinks};
 use crate::checksum;
 use crate::frame::{Checksum, Frame};
 use crate::segmentation::{self, Cut};
-use crate::switch::{PortId, Verdict};
+use crate::switch::tag::is_tagged;
+use crate::switch::vlan::Form;
+use crate::switch::{Exit, Flood, PortId, Refusal, Verdict};
 use crate::vif::Cause;
-use crate::wire::Ethernet;
 
 /// Frames taken from one card in a turn.
 const RECEIVE_BURST: usize = 64;
@@ -25,11 +26,8 @@ impl<H: Hypervisor> Plane<H> {
             for _ in 0..RECEIVE_BURST {
                 let Some(frame) = uplinks.nic(index).and_then(|nic| nic.receive()) else { break };
                 any = true;
-                let from = PortId::Uplink(index);
-                if let Some((dest, source)) = Ethernet::addresses(frame.head().bytes()) {
-                    let verdict = self.switch.forward(from, dest, source, now);
-                    self.send(from, verdict, frame, uplinks, now);
-                }
+                let verdict = self.switch.forward(PortId::Uplink(index), frame.head().bytes(), now);
+                self.send(verdict, frame, uplinks, now);
             }
         }
         any
@@ -49,7 +47,6 @@ impl<H: Hypervisor> Plane<H> {
         let Some(job) = self.tx.get_mut(at).filter(|job| job.stage == Stage::Pending) else { return };
         let (len, whole, vif, gso) = (job.len(), job.copied == job.len(), job.ring.vif, job.gso());
         let Some(frame) = &mut job.frame else { return };
-        let Some((dest, source)) = Ethernet::addresses(frame.head().bytes()) else { return };
         let flags = (job.packet.flags.csum_blank(), job.packet.flags.data_validated());
         let (good, cause) = match gso {
             Some(gso) => (segmentation::accept(frame, len, gso), Cause::GsoMin),
@@ -71,8 +68,14 @@ impl<H: Hypervisor> Plane<H> {
             self.drop_tx(vif, Cause::Mtu, now);
             return;
         }
-        let from = PortId::Vif(vif);
-        let verdict = self.switch.forward(from, dest, source, now);
+        let Some(job) = self.tx.get_mut(at) else { return };
+        let Some(frame) = &job.frame else { return };
+        let verdict = self.switch.forward(PortId::Vif(vif), frame.head().bytes(), now);
+        if let Verdict::Refuse(refusal) = verdict {
+            job.fail(Status::Dropped);
+            self.drop_tx(vif, refusal.into(), now);
+            return;
+        }
         self.note_dest(vif, verdict);
         if whole {
             self.forward_whole(at, verdict, uplinks, now);
@@ -95,7 +98,7 @@ impl<H: Hypervisor> Plane<H> {
         let (len, vif) = (job.len(), job.ring.vif);
         let Some(frame) = job.frame.take() else { return };
         job.stage = Stage::Done;
-        let sent = self.send(PortId::Vif(vif), verdict, frame, uplinks, now);
+        let sent = self.send(verdict, frame, uplinks, now);
         if let Some(job) = self.tx.get_mut(at).filter(|_| !sent) {
             job.status = Status::Dropped;
         }
@@ -103,30 +106,32 @@ impl<H: Hypervisor> Plane<H> {
             if sent {
                 port.counters.tx.add(len);
             } else {
-                port.drop_tx(
-                    if matches!(verdict, Verdict::To(PortId::Vif(_))) { Cause::RxQueue } else { Cause::Uplink },
-                    now,
-                );
+                let to_vif = matches!(verdict, Verdict::To(Exit { port: PortId::Vif(_), .. }));
+                port.drop_tx(if to_vif { Cause::RxQueue } else { Cause::Uplink }, now);
             }
         }
     }
 
     /// Hands a packet of which we have the headers to another vif. Returns whether that was possible.
     fn forward_direct(&mut self, at: usize, verdict: Verdict) -> bool {
-        let Verdict::To(PortId::Vif(to)) = verdict else { return false };
+        let Verdict::To(Exit { port: PortId::Vif(to), bearing }) = verdict else { return false };
         let Some((job, frame)) = self.tx.get(at).and_then(|job| Some((job, job.frame.as_ref()?))) else { return false };
         let (len, vif, flags) = (job.len(), job.ring.vif, flags_of(frame));
+        // A tag that comes or goes makes the packet another length.
+        let same =
+            bearing.length(frame.head().bytes(), len) == len && (bearing.form == Form::Untagged || is_plain(frame));
         let takes = self.vifs.get(usize::from(to)).and_then(Option::as_ref).is_some_and(|port| {
             len <= port.max_frame()
                 && port.is_within_mtu(frame, len)
                 && port.takes_gso(frame.gso)
                 && port.takes_checksum(frame, len)
         });
-        if !takes || !self.pull_direct(to, at, len, flags) {
+        if !takes || !same || !self.pull_direct(to, at, len, flags) {
             return false;
         }
         if let Some(job) = self.tx.get_mut(at) {
             job.stage = Stage::Done;
+            job.frame.as_mut().map(|frame| bearing.apply(frame));
         }
         if let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) {
             port.counters.tx.add(len);
@@ -135,19 +140,28 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// Sends a frame where the switch wants it. Returns whether somebody took it or nobody was to have it.
-    fn send(&mut self, from: PortId, verdict: Verdict, frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
+    fn send(&mut self, verdict: Verdict, frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
         match verdict {
-            Verdict::Discard => true,
-            Verdict::To(PortId::Uplink(index)) => self.send_up(index, frame, uplinks),
-            Verdict::To(PortId::Vif(to)) => self.send_down(to, frame, now),
-            Verdict::Flood => self.flood(from, frame, uplinks, now),
+            Verdict::Discard | Verdict::Refuse(_) => true,
+            Verdict::To(exit) => self.send_to(exit, frame, uplinks, now),
+            Verdict::Flood(flood) => self.flood(&flood, frame, uplinks, now),
         }
+    }
+
+    fn send_to(&mut self, exit: Exit, mut frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
+        exit.bearing.apply(&mut frame)
+            && match exit.port {
+                PortId::Uplink(index) => self.send_up(index, frame, uplinks),
+                PortId::Vif(to) => self.send_down(to, frame, now),
+            }
     }
 
     /// Sends a frame to a vif, with done in software what its frontend cannot take.
     fn send_down(&mut self, to: u16, mut frame: Frame, now: Instant) -> bool {
         let Some(Some(port)) = self.vifs.get(usize::from(to)) else { return false };
-        if !port.takes_gso(frame.gso) {
+        // Linux drops what is still to be done to a packet if a tag is in front of it.
+        let tagged = is_tagged(frame.head().bytes());
+        if frame.gso.is_some() && (tagged || !port.takes_gso(frame.gso)) {
             let memory = self.memory.clone();
             let Some(mut cut) = Cut::new(&frame) else { return false };
             let mut all = true;
@@ -156,22 +170,23 @@ impl<H: Hypervisor> Plane<H> {
             }
             return all && cut.is_done();
         }
-        if !port.takes_checksum(&frame, frame.len()) && !checksum::complete(&mut frame) {
+        let takes = port.takes_checksum(&frame, frame.len()) && (!tagged || is_plain(&frame));
+        if !takes && !checksum::complete(&mut frame) {
             return false;
         }
         self.shared.share(frame).is_some_and(|frame| self.enqueue(to, frame, now))
     }
 
-    fn flood(&mut self, from: PortId, mut frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
-        let Some((first, after)) = self.switch.next_flood_port(from, 0) else { return true };
-        if self.switch.next_flood_port(from, after).is_none() {
-            return self.send(from, Verdict::To(first), frame, uplinks, now);
+    fn flood(&mut self, flood: &Flood, mut frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
+        let Some((first, after)) = self.switch.next_exit(flood, 0) else { return true };
+        if self.switch.next_exit(flood, after).is_none() {
+            return self.send_to(first, frame, uplinks, now);
         }
         if frame.gso.is_some() {
             let memory = self.memory.clone();
             let Some(mut cut) = Cut::new(&frame) else { return false };
             while let Some(segment) = cut.next(&memory) {
-                self.flood(from, segment, uplinks, now);
+                self.flood(flood, segment, uplinks, now);
             }
             return cut.is_done();
         }
@@ -179,27 +194,44 @@ impl<H: Hypervisor> Plane<H> {
         if matches!(frame.checksum, Checksum::Blank { .. }) && !checksum::complete(&mut frame) {
             return false;
         }
-        let mut next = 0;
-        while let Some((port, after)) = self.switch.next_flood_port(from, next) {
+        let (mut next, mut tagged, mut untagged) = (0, false, false);
+        while let Some((exit, after)) = self.switch.next_exit(flood, next) {
             next = after;
-            if let PortId::Uplink(index) = port
-                && let Some(copy) = self.memory.duplicate(&frame)
-            {
-                self.send_up(index, copy, uplinks);
+            match (exit.port, exit.bearing.form) {
+                (PortId::Uplink(_), _) => {
+                    if let Some(copy) = self.memory.duplicate(&frame) {
+                        self.send_to(exit, copy, uplinks, now);
+                    }
+                }
+                (PortId::Vif(_), Form::Tagged) => tagged = true,
+                (PortId::Vif(_), Form::Untagged) => untagged = true,
             }
         }
-        self.flood_vifs(from, frame, now);
+        if tagged && untagged {
+            if let Some(copy) = self.memory.duplicate(&frame) {
+                self.flood_vifs(flood, Form::Tagged, copy, now);
+            }
+            tagged = false;
+        }
+        self.flood_vifs(flood, if tagged { Form::Tagged } else { Form::Untagged }, frame, now);
         true
     }
 
-    fn flood_vifs(&mut self, from: PortId, frame: Frame, now: Instant) {
-        let Some(frame): Option<SharedFrame> = self.shared.share(frame) else { return };
+    /// Sends a frame to the vifs that get it with a tag, or to those that get it without.
+    fn flood_vifs(&mut self, flood: &Flood, form: Form, frame: Frame, now: Instant) {
+        let (mut frame, mut shared): (Option<Frame>, Option<SharedFrame>) = (Some(frame), None);
         let mut next = 0;
-        while let Some((port, after)) = self.switch.next_flood_port(from, next) {
+        while let Some((exit, after)) = self.switch.next_exit(flood, next) {
             next = after;
-            if let PortId::Vif(to) = port {
-                self.enqueue(to, frame.clone(), now);
+            let PortId::Vif(to) = exit.port else { continue };
+            if exit.bearing.form != form {
+                continue;
             }
+            if let Some(mut frame) = frame.take().filter(|_| shared.is_none()) {
+                shared = exit.bearing.apply(&mut frame).then(|| self.shared.share(frame)).flatten();
+            }
+            let Some(frame) = &shared else { return };
+            self.enqueue(to, frame.clone(), now);
         }
     }
 
@@ -210,16 +242,31 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Remembers where a vif's packets go, to expect the next one there too.
     fn note_dest(&mut self, vif: u16, verdict: Verdict) {
-        if let Verdict::To(dest) = verdict
+        if let Verdict::To(exit) = verdict
             && let Some(Some(port)) = self.vifs.get_mut(usize::from(vif))
         {
-            port.last_dest = Some(dest);
+            port.last_dest = Some(exit.port);
         }
     }
 
     fn drop_tx(&mut self, vif: u16, cause: Cause, now: Instant) {
         if let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) {
             port.drop_tx(cause, now);
+        }
+    }
+}
+
+/// Whether nothing is left to be done to a frame.
+fn is_plain(frame: &Frame) -> bool {
+    frame.gso.is_none() && !matches!(frame.checksum, Checksum::Blank { .. })
+}
+
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Spoof => Self::Spoof,
+            Refusal::Vlan => Self::Vlan,
+            Refusal::Storm => Self::Storm,
         }
     }
 }

@@ -26,6 +26,7 @@ mod memory;
 mod multicast;
 mod port;
 mod rx;
+mod share;
 mod shared;
 mod transfer;
 mod turn;
@@ -39,10 +40,10 @@ use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::Fault;
 
 pub use memory::Memory;
+pub(crate) use share::Rate;
 pub use uplink::Uplinks;
 
-use crate::nic::MacAddress;
-use crate::switch::{BridgeId, PortId, Switch, TableLimits};
+use crate::switch::{BridgeId, PortConfig, PortId, Switch, SwitchOptions};
 use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
 use job::{RX_JOBS, RxJob, TX_JOBS, TxJob};
@@ -79,8 +80,8 @@ pub(crate) struct ControlParts<H: Hypervisor> {
 pub(crate) struct VifParts<H: Hypervisor> {
     pub(crate) frontend: Domid,
     pub(crate) devid: u32,
-    pub(crate) mac: Option<MacAddress>,
-    pub(crate) bridge: BridgeId,
+    pub(crate) config: PortConfig,
+    pub(crate) rate: Rate,
     pub(crate) features: Features,
     /// Longest frame in either direction, in bytes; `None`: as long as frontends and cards take.
     pub(crate) max_frame: Option<usize>,
@@ -109,6 +110,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     rx: Vec<RxJob>,
     /// Whose turn it is to send.
     next_vif: usize,
+    /// Rounds in which guests have had their share.
+    round: u64,
     /// Pages that wait for frontends.
     held: usize,
     next_expiry: Instant,
@@ -117,17 +120,18 @@ pub(crate) struct Plane<H: Hypervisor> {
 }
 
 impl<H: Hypervisor> Plane<H> {
-    pub(crate) fn new(hyp: H, memory: Memory, limits: TableLimits) -> Self {
+    pub(crate) fn new(hyp: H, memory: Memory, options: SwitchOptions) -> Self {
         let seed = hyp.now().as_nanos();
         Self {
             shared: SharedPool::new(memory.held_pages.saturating_add(RX_JOBS)),
-            switch: Switch::new(limits, seed),
+            switch: Switch::new(options, seed),
             seed,
             vifs: Vec::new(),
             uplinks: Vec::new(),
             tx: Vec::with_capacity(TX_JOBS),
             rx: Vec::with_capacity(RX_JOBS),
             next_vif: 0,
+            round: 0,
             held: 0,
             next_expiry: Instant::default(),
             hypercalls: 0,
@@ -138,9 +142,18 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Adds the next card to a bridge. Called once for each card, in their order.
     pub(crate) fn add_uplink(&mut self, bridge: BridgeId) {
+        self.add_interface(PortConfig::uplink(bridge));
+    }
+
+    /// Adds the domain's own interface, after the cards.
+    pub(crate) fn add_local(&mut self, bridge: BridgeId) {
+        self.add_interface(PortConfig::local(bridge));
+    }
+
+    fn add_interface(&mut self, config: PortConfig) {
         if let Ok(index) = u8::try_from(self.uplinks.len()) {
             self.uplinks.push(Uplink::new());
-            self.switch.add_port(PortId::Uplink(index), bridge, None);
+            self.switch.add_port(PortId::Uplink(index), config);
         }
     }
 
@@ -149,15 +162,15 @@ impl<H: Hypervisor> Plane<H> {
     /// # Errors
     /// Why it cannot be; everything it was made of is released.
     pub(crate) fn attach(&mut self, parts: VifParts<H>) -> Result<PortId, Fault> {
+        let config = parts.config.clone();
         let port = VifPort::attach(parts, self.seed)?;
-        let (mac, bridge) = (port.mac, port.bridge);
         let free = self.vifs.iter().position(Option::is_none).unwrap_or(self.vifs.len());
         let id = PortId::Vif(u16::try_from(free).map_err(|_| Fault::QUOTA)?);
         match self.vifs.get_mut(free) {
             Some(slot) => *slot = Some(port),
             None => self.vifs.push(Some(port)),
         }
-        self.switch.add_port(id, bridge, mac);
+        self.switch.add_port(id, config);
         self.share_out();
         Ok(id)
     }
@@ -192,6 +205,13 @@ impl<H: Hypervisor> Plane<H> {
     pub(crate) fn set_headroom(&mut self, id: PortId, headroom: u16) {
         if let Some(port) = self.port_mut(id) {
             port.headroom = usize::from(headroom);
+        }
+    }
+
+    /// Changes what a vif may send.
+    pub(crate) fn set_rate(&mut self, id: PortId, rate: Rate, now: Instant) {
+        if let Some(port) = self.port_mut(id) {
+            port.allowance.change(rate, now);
         }
     }
 

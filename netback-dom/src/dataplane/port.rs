@@ -14,11 +14,11 @@ use super::control::Control;
 use super::hashing::Hashing;
 use super::layout::{self, Layout};
 use super::multicast::Multicast;
+use super::share::{Allowance, Share};
 use super::shared::SharedFrame;
 use crate::frame::{Checksum, Frame, Gso};
-use crate::nic::MacAddress;
 use crate::segmentation;
-use crate::switch::{BridgeId, PortId};
+use crate::switch::PortId;
 use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
 use crate::wire::Transport;
@@ -88,8 +88,6 @@ impl<H: Hypervisor> Queue<H> {
 pub(super) struct VifPort<H: Hypervisor> {
     pub(super) frontend: Domid,
     pub(super) devid: u32,
-    pub(super) mac: Option<MacAddress>,
-    pub(super) bridge: BridgeId,
     pub(super) features: Features,
     pub(super) queues: Vec<Queue<H>>,
     pub(super) counters: VifCounters,
@@ -107,6 +105,12 @@ pub(super) struct VifPort<H: Hypervisor> {
     pub(super) multicast: Multicast,
     /// Longest frame in either direction, in bytes, as the toolstack wants it.
     limit: usize,
+    /// What its guest may send, from all its vifs.
+    pub(super) share: Share,
+    /// What `rate` allows.
+    pub(super) allowance: Allowance,
+    /// Whether packets were left when it was looked at last.
+    pub(super) has_more: bool,
     /// Packets may be copied straight from its pages to another guest's. Off for good once that has failed:
     /// the receiver cannot know whose grant was bad.
     pub(super) direct: bool,
@@ -142,8 +146,6 @@ impl<H: Hypervisor> VifPort<H> {
         Ok(Self {
             frontend: parts.frontend,
             devid: parts.devid,
-            mac: parts.mac,
-            bridge: parts.bridge,
             features: parts.features,
             queues,
             counters: VifCounters::default(),
@@ -155,6 +157,9 @@ impl<H: Hypervisor> VifPort<H> {
             multicast: Multicast::new(parts.multicast_control),
             limit: parts.max_frame.unwrap_or(usize::MAX),
             control,
+            share: Share::default(),
+            allowance: Allowance::new(parts.rate),
+            has_more: false,
             direct: true,
             fault: None,
             signal: parts.signal,

@@ -58,7 +58,7 @@ impl<H: Hypervisor> Plane<H> {
         let Self { vifs, uplinks, hyp, .. } = self;
         let mut turn = Turn::Idle;
         for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
-            let blocked = low || tx::is_blocked(port, uplinks);
+            let blocked = low || port.allowance.waits_until().is_some() || tx::is_blocked(port, uplinks);
             let mut fault = None;
             match port.control.as_ref().map(|control| control.arm(hyp)) {
                 None | Some(Ok(Turn::Idle)) => {}
@@ -90,7 +90,8 @@ impl<H: Hypervisor> Plane<H> {
             let stall = since.saturating_add(rx::STALL_TIMEOUT);
             Some(if port.features.rx_notify { stall } else { stall.min(now.saturating_add(RX_RETRY)) })
         });
-        vifs.chain(uplink).min()
+        let rates = self.vifs.iter().flatten().filter_map(|port| port.allowance.waits_until());
+        vifs.chain(uplink).chain(rates).min()
     }
 
     /// Empties the queues of frontends that have stalled, and forgets aged addresses.

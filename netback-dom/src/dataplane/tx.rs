@@ -13,8 +13,10 @@ use crate::vif::Cause;
 
 /// Most packets taken from the vifs of one guest before the next guest has its turn.
 const QUANTUM: usize = 16;
-/// No more are taken once this many bytes were.
-const QUANTUM_BYTES: usize = 128 * 1024;
+/// No more are taken in a turn once this many bytes were.
+const TURN_BYTES: usize = 256 * 1024;
+/// Most rounds in a turn: enough for a guest that is alone to pay off its largest packet.
+const ROUNDS: usize = 16;
 /// What frontends may use beside plain packets.
 const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: true, hash: true };
 /// Bytes that are copied of a packet whose payload is expected to go straight to another guest: enough for
@@ -25,51 +27,73 @@ const PEEK_BYTES: usize = 256;
 const DIRECT_MIN: usize = 4096;
 
 impl<H: Hypervisor> Plane<H> {
-    /// Takes packets off the transmit rings, round robin over the vifs, until the list is full.
+    /// Takes packets off the transmit rings, in rounds over the vifs, until the list is full or nothing is left.
     pub(super) fn collect_tx(&mut self, now: Instant) {
         let count = self.vifs.len();
-
-        for _ in 0..count {
-            // What is not taken waits in its ring, where it costs us nothing.
-            if self.tx.len() >= TX_JOBS || self.memory.is_low() {
-                return;
+        let mut bytes = 0_usize;
+        for round in 0..ROUNDS {
+            self.round = self.round.wrapping_add(1);
+            let mut more = false;
+            for _ in 0..count {
+                // What is not taken waits in its ring, where it costs us nothing.
+                if self.tx.len() >= TX_JOBS || bytes >= TURN_BYTES || self.memory.is_low() {
+                    return;
+                }
+                let vif = self.next_vif;
+                self.next_vif = vif.saturating_add(1).checked_rem(count).unwrap_or(0);
+                if let Some(Some(port)) = self.vifs.get_mut(vif)
+                    && port.fault.is_none()
+                    && (round == 0 || port.has_more)
+                {
+                    let ready = !is_blocked(port, &self.uplinks);
+                    port.has_more = ready && port.allowance.has_any(now);
+                    if port.has_more {
+                        bytes = bytes.saturating_add(self.collect_from(vif, now));
+                        more |= self.vifs.get(vif).and_then(Option::as_ref).is_some_and(|port| port.has_more);
+                    }
+                }
             }
-            let vif = self.next_vif;
-            self.next_vif = vif.saturating_add(1).checked_rem(count).unwrap_or(0);
-            if let Some(Some(port)) = self.vifs.get_mut(vif)
-                && port.fault.is_none()
-                && !is_blocked(port, &self.uplinks)
-            {
-                self.collect_from(vif, now);
+            if !more {
+                break;
             }
         }
-        // Everyone had a turn; who was first is not first again.
-        self.next_vif = self.next_vif.saturating_add(1).checked_rem(count).unwrap_or(0);
+        // Everyone had a turn; who was first is not first again. Without packets nobody was: whoever is next stays so.
+        if bytes > 0 {
+            self.next_vif = self.next_vif.saturating_add(1).checked_rem(count).unwrap_or(0);
+        }
     }
 
-    fn collect_from(&mut self, vif: usize, now: Instant) {
-        let Self { vifs, tx, memory, .. } = self;
-        let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
+    /// Takes a vif's packets of one round. Returns their bytes.
+    fn collect_from(&mut self, vif: usize, now: Instant) -> usize {
+        let Self { vifs, tx, memory, round, .. } = self;
+        let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return 0 };
         let end = TX_JOBS.min(tx.len().saturating_add(port.quantum));
         let count = port.queues.len();
         port.next_queue = port.next_queue.saturating_add(1).checked_rem(count).unwrap_or(0);
         let mut bytes = 0_usize;
         for queue in (port.next_queue..count).chain(0..port.next_queue) {
-            while tx.len() < end && bytes < QUANTUM_BYTES && !memory.is_low() {
-                let Some(rings) = port.queues.get_mut(queue) else { return };
+            loop {
+                if tx.len() >= end || memory.is_low() || !port.share.has_any(*round) || !port.allowance.has_any(now) {
+                    return bytes;
+                }
+                let Some(rings) = port.queues.get_mut(queue) else { return bytes };
                 let assembled = match take_packet::<H>(&mut rings.tx) {
                     Ok(Some(assembled)) => assembled,
                     Ok(None) => break,
                     Err(cause) => {
                         port.kill(u8::try_from(queue).unwrap_or(u8::MAX), cause);
-                        return;
+                        return bytes;
                     }
                 };
                 let job = prepare(port, RingOf { vif: number, queue }, assembled, memory, now);
                 bytes = bytes.saturating_add(job.len());
+                port.share.charge(job.len());
+                port.allowance.charge(job.len());
                 tx.push(job);
             }
         }
+        port.has_more = false;
+        bytes
     }
 
     /// Gives each guest the same share, however many vifs it has. Called when vifs come and go.
@@ -78,8 +102,10 @@ impl<H: Hypervisor> Plane<H> {
             let Some(Some(frontend)) = self.vifs.get(at).map(|port| port.as_ref().map(|port| port.frontend)) else {
                 continue;
             };
-            let vifs = self.vifs.iter().flatten().filter(|port| port.frontend == frontend).count();
+            let same = || self.vifs.iter().flatten().filter(|port| port.frontend == frontend);
+            let (vifs, share) = (same().count(), same().next().map(|port| port.share.clone()));
             if let Some(Some(port)) = self.vifs.get_mut(at) {
+                port.share = share.unwrap_or_default();
                 port.quantum = QUANTUM.checked_div(vifs).unwrap_or(QUANTUM).max(1);
             }
         }

@@ -10,6 +10,8 @@ use core::time::Duration;
 
 use xen_pv_rt::hyp::Instant;
 
+use super::per_port::PerPort;
+use super::vlan::Vid;
 use super::{BridgeId, PortId};
 use crate::nic::MacAddress;
 
@@ -43,70 +45,66 @@ struct Entry {
     seen: Option<Instant>,
 }
 
-/// How many learned addresses a port has. A port at its limit learns again when one of its own has aged.
-struct Usage {
-    port: PortId,
-    learned: u16,
-}
-
 /// The address table of all bridges.
 pub struct MacTable {
     entries: Vec<Option<Entry>>,
-    usage: Vec<Usage>,
+    /// How many learned addresses a port has. A port at its limit learns again when one of its own has aged.
+    usage: PerPort<u16>,
     limits: TableLimits,
     seed: u64,
 }
 
-/// Bridge and address in one word.
-fn key(bridge: BridgeId, mac: MacAddress) -> u64 {
+/// Bridge, VLAN (`None` for addresses that are pinned, in whichever of its VLANs their port uses them) and address
+/// in one word.
+fn key(bridge: BridgeId, vlan: Option<Vid>, mac: MacAddress) -> u64 {
+    let [high, low] = vlan.map_or(0, Vid::into_raw).to_be_bytes();
     let [a, b, c, d, e, f] = mac.0;
-    u64::from_be_bytes([0, bridge.0, a, b, c, d, e, f])
+    // Both fit: there are 16 bridges and 4096 VLANs.
+    u64::from_be_bytes([(bridge.0 << 4) | high, low, a, b, c, d, e, f])
 }
 
 impl MacTable {
     /// An empty table. `seed` should differ from boot to boot.
     pub fn new(limits: TableLimits, seed: u64) -> Self {
         let entries = limits.entries.max(WINDOW).next_power_of_two();
-        Self { entries: vec![None; entries], usage: Vec::with_capacity(64), limits, seed }
+        Self { entries: vec![None; entries], usage: PerPort::new(), limits, seed }
     }
 
     /// Gives `mac` to `port` for as long as the port exists.
     pub fn pin(&mut self, bridge: BridgeId, mac: MacAddress, port: PortId) {
-        let key = key(bridge, mac);
-        let held = self.find(key).and_then(|at| self.entry(at));
-        match held {
-            // Two vifs with one address are a mistake of the toolstack's; the first keeps it.
-            Some(entry) if entry.seen.is_none() => {}
-            Some(_) => {
-                self.remove(key);
-                self.place(key, port, None);
-            }
-            None => self.place(key, port, None),
+        let key = key(bridge, None, mac);
+        // Two vifs with one address are a mistake of the toolstack's; the first keeps it.
+        if self.find(key).is_none() && !self.place(key, port, None) {
+            self.evict_learned(key);
+            self.place(key, port, None);
         }
     }
 
+    /// The port to which `mac` was given.
+    pub fn pinned(&self, bridge: BridgeId, mac: MacAddress) -> Option<PortId> {
+        self.find(key(bridge, None, mac)).and_then(|at| self.entry(at)).map(|entry| entry.port)
+    }
+
     /// Notes that `mac` was seen behind `port`.
-    pub fn learn(&mut self, bridge: BridgeId, mac: MacAddress, port: PortId, now: Instant) {
-        let key = key(bridge, mac);
+    pub fn learn(&mut self, bridge: BridgeId, vlan: Vid, mac: MacAddress, port: PortId, now: Instant) {
+        let key = key(bridge, Some(vlan), mac);
         let Some(at) = self.find(key) else {
             self.admit(key, port, now);
             return;
         };
-        let Some(entry) = self.entry(at) else { return };
-        if entry.seen.is_none() {
-            return;
-        }
-        if entry.port == port {
-            self.set(at, Some(Entry { seen: Some(now), ..entry }));
-        } else {
-            self.remove(key);
-            self.admit(key, port, now);
+        match self.entry(at) {
+            Some(entry) if entry.port == port => self.set(at, Some(Entry { seen: Some(now), ..entry })),
+            Some(_) => {
+                self.remove(key);
+                self.admit(key, port, now);
+            }
+            None => {}
         }
     }
 
     /// The port behind which `mac` was last seen.
-    pub fn lookup(&self, bridge: BridgeId, mac: MacAddress, now: Instant) -> Option<PortId> {
-        let entry = self.find(key(bridge, mac)).and_then(|at| self.entry(at))?;
+    pub fn lookup(&self, bridge: BridgeId, vlan: Vid, mac: MacAddress, now: Instant) -> Option<PortId> {
+        let entry = self.find(key(bridge, Some(vlan), mac)).and_then(|at| self.entry(at))?;
         self.is_fresh(&entry, now).then_some(entry.port)
     }
 
@@ -117,12 +115,12 @@ impl MacTable {
                 *entry = None;
             }
         }
-        self.usage.retain(|usage| usage.port != port);
+        self.usage.remove(port);
     }
 
     /// Addresses learned behind `port`, aged ones that were not replaced yet included.
     pub fn learned(&self, port: PortId) -> u16 {
-        self.usage.iter().find(|usage| usage.port == port).map_or(0, |usage| usage.learned)
+        self.usage.get(port).copied().unwrap_or(0)
     }
 
     #[cfg(test)]
@@ -163,7 +161,8 @@ impl MacTable {
         }
     }
 
-    fn place(&mut self, key: u64, port: PortId, seen: Option<Instant>) {
+    /// Returns whether there was room within reach. A learned address for which there is none stays unknown.
+    fn place(&mut self, key: u64, port: PortId, seen: Option<Instant>) -> bool {
         for offset in 0..WINDOW {
             let at = self.slot(key, offset);
             if self.entry(at).is_none() {
@@ -171,10 +170,20 @@ impl MacTable {
                 if seen.is_some() {
                     self.count(port, true);
                 }
-                return;
+                return true;
             }
         }
-        // No room within reach: the address stays unknown and is flooded to.
+        false
+    }
+
+    /// Makes room in the window of `key` at the cost of an address that can be learned again.
+    fn evict_learned(&mut self, key: u64) {
+        let learned = (0..WINDOW)
+            .map(|offset| self.slot(key, offset))
+            .find_map(|at| self.entry(at).filter(|entry| entry.seen.is_some()));
+        if let Some(entry) = learned {
+            self.remove(entry.key);
+        }
     }
 
     fn remove(&mut self, key: u64) {
@@ -187,10 +196,10 @@ impl MacTable {
     }
 
     fn count(&mut self, port: PortId, more: bool) {
-        match self.usage.iter_mut().find(|usage| usage.port == port) {
-            Some(usage) if more => usage.learned = usage.learned.saturating_add(1),
-            Some(usage) => usage.learned = usage.learned.saturating_sub(1),
-            None => self.usage.push(Usage { port, learned: u16::from(more) }),
+        match self.usage.get_mut(port) {
+            Some(learned) if more => *learned = learned.saturating_add(1),
+            Some(learned) => *learned = learned.saturating_sub(1),
+            None => self.usage.insert(port, u16::from(more)),
         }
     }
 

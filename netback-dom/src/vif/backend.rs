@@ -17,11 +17,9 @@ use super::cause::Cause;
 use super::follow;
 use super::keys::{self, BackendKeys, Channels, FrontendKeys};
 use super::ports::Ports;
-use crate::dataplane::{ControlParts, Plane, QueueParts, VifParts};
-use crate::switch::{BridgeId, PortId};
-
-/// The toolstack named a bridge that does not exist.
-const BRIDGE: Fault = Fault::new("BRIDGE", "no such bridge");
+use crate::dataplane::{ControlParts, Plane, QueueParts, Rate, VifParts};
+use crate::switch::PortId;
+use crate::switch::policy::Policy;
 
 /// Every event channel port of the domain is in use, or kept for others.
 const NO_PORTS: Fault = Fault::new("QUOTA", "the domain has no event channel ports left, see queues=");
@@ -33,34 +31,21 @@ type Rings<H> = (Vec<QueueParts<H>>, Option<ControlParts<H>>);
 pub(crate) struct Vifs<H: Hypervisor> {
     hyp: H,
     plane: Rc<RefCell<Plane<H>>>,
-    /// Names of bridges. If empty, every name means the default bridge.
-    bridges: Vec<(String, BridgeId)>,
+    /// What becomes of the keys that are the switch's business.
+    policy: Policy,
     ports: RefCell<Ports>,
     tasks: Tasks,
     /// What ends the task that follows a vif's keys.
     followed: RefCell<Vec<(PortId, Signal)>>,
+    /// The `rate` key of each connected vif as it was last seen.
+    rates: RefCell<Vec<(PortId, Option<String>)>>,
 }
 
 impl<H: Hypervisor> Vifs<H> {
     /// No vifs yet; later on with at most `max_queues` queues each.
-    pub(crate) fn new(
-        hyp: H,
-        tasks: Tasks,
-        plane: Rc<RefCell<Plane<H>>>,
-        bridges: Vec<(String, BridgeId)>,
-        max_queues: usize,
-    ) -> Self {
+    pub(crate) fn new(hyp: H, tasks: Tasks, plane: Rc<RefCell<Plane<H>>>, policy: Policy, max_queues: usize) -> Self {
         let ports = RefCell::new(Ports::new(max_queues));
-        Self { hyp, plane, bridges, ports, tasks, followed: RefCell::default() }
-    }
-
-    fn bridge(&self, name: Option<&str>) -> Result<BridgeId, Fault> {
-        match name {
-            Some(name) if !self.bridges.is_empty() => {
-                self.bridges.iter().find(|(known, _)| known == name).map(|(_, id)| *id).ok_or(BRIDGE)
-            }
-            _ => Ok(BridgeId::default()),
-        }
+        Self { hyp, plane, policy, ports, tasks, followed: RefCell::default(), rates: RefCell::default() }
     }
 
     /// Maps all rings in one batch and binds the event channels. What was acquired is released on failure.
@@ -103,7 +88,8 @@ impl<H: Hypervisor> Backend for Vifs<H> {
 
     async fn offer(&self, path: &BackendPath) -> Result<Keys, Fault> {
         let keys = BackendKeys::read(&self.hyp, path).await?;
-        self.bridge(keys.bridge.as_deref())?;
+        self.policy.port(&keys.port())?;
+        keys::parse_rate(keys.rate.as_deref())?;
         let queues = self.ports.borrow_mut().offer(path).ok_or(NO_PORTS)?;
         Ok(keys::offer(queues))
     }
@@ -111,7 +97,8 @@ impl<H: Hypervisor> Backend for Vifs<H> {
     async fn connect(&self, path: &BackendPath, frontend: &FrontendPath, poke: &Signal) -> Result<PortId, Fault> {
         // The toolstack's keys may have changed since they were looked at.
         let backend = BackendKeys::read(&self.hyp, path).await?;
-        let bridge = self.bridge(backend.bridge.as_deref())?;
+        let config = self.policy.port(&backend.port())?;
+        let rate = keys::parse_rate(backend.rate.as_deref())?;
         let max_queues = self.ports.borrow().offered(path);
         let keys = FrontendKeys::read(&self.hyp, frontend, max_queues).await?;
         if !self.ports.borrow_mut().take(path, keys.ports()) {
@@ -121,8 +108,8 @@ impl<H: Hypervisor> Backend for Vifs<H> {
         let parts = VifParts {
             frontend: path.frontend,
             devid: path.devid,
-            mac: backend.mac,
-            bridge,
+            config,
+            rate,
             features: keys.features,
             max_frame: backend.max_frame,
             headroom: keys.headroom,
@@ -136,12 +123,28 @@ impl<H: Hypervisor> Backend for Vifs<H> {
         self.followed.borrow_mut().push((id, stop.clone()));
         let (hyp, plane) = (self.hyp.clone(), self.plane.clone());
         self.tasks.spawn(follow::multicast_control(hyp, plane, frontend.clone(), id, stop));
+        self.rates.borrow_mut().push((id, backend.rate));
         Ok(id)
     }
 
     async fn reconfigure(&self, id: PortId, frontend: &FrontendPath) {
         let headroom = keys::read_headroom(&self.hyp, frontend).await;
         self.plane.borrow_mut().set_headroom(id, headroom);
+    }
+
+    async fn refresh(&self, path: &BackendPath, id: PortId) -> Result<(), Fault> {
+        let Ok(text) = keys::read_rate(&self.hyp, path).await else { return Ok(()) };
+        if let Some((_, seen)) = self.rates.borrow_mut().iter_mut().find(|(other, _)| *other == id) {
+            if *seen == text {
+                return Ok(());
+            }
+            seen.clone_from(&text);
+        }
+        let rate = keys::parse_rate(text.as_deref());
+        // Nobody knows what was meant, so nothing is sent until it is put right.
+        let now = self.hyp.now();
+        self.plane.borrow_mut().set_rate(id, rate.clone().unwrap_or(Rate::Nothing), now);
+        rate.map(drop)
     }
 
     fn changed_keys(&self, _: PortId) -> Keys {
@@ -167,6 +170,7 @@ impl<H: Hypervisor> Backend for Vifs<H> {
             }
             *vif != id
         });
+        self.rates.borrow_mut().retain(|(other, _)| *other != id);
         let pages = self.plane.borrow_mut().detach(id);
         self.hyp.unmap(pages);
     }

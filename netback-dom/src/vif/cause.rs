@@ -56,6 +56,9 @@ causes! {
     Grant, "GRANT", "grant copy failed";
     NoBuffer, "NO_BUFFER", "no free buffer";
     Uplink, "UPLINK", "the card did not take the frame";
+    Spoof, "SPOOF", "address is not the sender's";
+    Vlan, "VLAN", "VLAN is not the sender's";
+    Storm, "STORM", "more broadcasts, multicasts or unknown destinations than allowed";
     RxQueue, "RX_QUEUE", "receive queue full";
     RxFit, "RX_FIT", "frame too long for the frontend";
     Mtu, "MTU", "frame longer than the vif's MTU";

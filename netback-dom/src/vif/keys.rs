@@ -8,13 +8,17 @@
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use embassy_futures::join::{join, join_array};
 use xen_pv_rt::hyp::{GrantRef, RemotePort, Xenstore, XsError};
 use xen_pv_rt::xenbus::backend::{Fault, Keys};
 use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, read_text};
 
+use crate::dataplane::Rate;
 use crate::nic::MacAddress;
+use crate::switch::bucket::TokenBucket;
+use crate::switch::policy::PortKeys;
 
 /// What we offer to everybody, in the order of `netif.h`. Everything else is off.
 const FEATURES: [(&str, &str); 11] = [
@@ -54,9 +58,15 @@ const MAX_HEADROOM: u16 = 256;
 #[derive(Clone, Debug)]
 pub(super) struct BackendKeys {
     /// `mac`, if there is one.
-    pub(super) mac: Option<MacAddress>,
+    mac: Option<MacAddress>,
     /// `bridge`, if there is one.
-    pub(super) bridge: Option<String>,
+    bridge: Option<String>,
+    /// `ip`, if there is one.
+    ip: Option<String>,
+    /// `vlan`, if there is one.
+    vlan: Option<String>,
+    /// `rate`, if there is one.
+    pub(super) rate: Option<String>,
     /// Longest frame in bytes, from `mtu`, if there is one.
     pub(super) max_frame: Option<usize>,
 }
@@ -67,8 +77,8 @@ impl BackendKeys {
     /// # Errors
     /// [`Fault::READ`] if one is malformed.
     pub(super) async fn read(xs: &impl Xenstore, path: &BackendPath) -> Result<Self, Fault> {
-        let keys = ["mac", "bridge", "mtu"].map(|key| path.key(key));
-        let [mac, bridge, mtu] = join_array(keys.each_ref().map(|path| optional_text(xs, path))).await;
+        let keys = ["mac", "bridge", "ip", "vlan", "rate", "mtu"].map(|key| path.key(key));
+        let [mac, bridge, ip, vlan, rate, mtu] = join_array(keys.each_ref().map(|path| optional_text(xs, path))).await;
         let mac = match mac? {
             Some(text) => Some(parse_mac(&text).ok_or(Fault::READ)?),
             None => None,
@@ -77,8 +87,35 @@ impl BackendKeys {
             Some(text) => Some(parse_mtu(&text).ok_or(MTU)?.saturating_add(BEYOND_MTU)),
             None => None,
         };
-        Ok(Self { mac, bridge: bridge?, max_frame })
+        Ok(Self { mac, bridge: bridge?, ip: ip?, vlan: vlan?, rate: rate?, max_frame })
     }
+
+    /// Those that are the switch's business.
+    pub(super) fn port(&self) -> PortKeys<'_> {
+        let Self { mac, bridge, ip, vlan, .. } = self;
+        PortKeys { mac: *mac, bridge: bridge.as_deref(), ip: ip.as_deref(), vlan: vlan.as_deref() }
+    }
+}
+
+/// What the `rate` key says now.
+pub(super) async fn read_rate(xs: &impl Xenstore, path: &BackendPath) -> Result<Option<String>, Fault> {
+    optional_text(xs, &path.key("rate")).await
+}
+
+/// Reads `bytes,microseconds`, as libxl writes it; no key means no limit.
+///
+/// # Errors
+/// `RATE`: it is not that, or one of the two is 0.
+pub(super) fn parse_rate(text: Option<&str>) -> Result<Rate, Fault> {
+    let Some(text) = text else { return Ok(Rate::Unlimited) };
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let bucket = || {
+        let (bytes, micros) = text.split_once(',').filter(|(bytes, micros)| digits(bytes) && digits(micros))?;
+        let micros: u32 = micros.parse().ok()?;
+        TokenBucket::new(bytes.parse().ok()?, Duration::from_micros(micros.into()))
+    };
+    let shown = text.get(..64).unwrap_or(text);
+    bucket().map(Rate::Limited).ok_or_else(|| Fault::with("RATE", format!("malformed rate key {shown:?}")))
 }
 
 /// What a frontend can take.
@@ -302,6 +339,18 @@ fn parse_mac(text: &str) -> Option<MacAddress> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_bytes_and_microseconds_and_nothing_else() {
+        assert_eq!(parse_rate(None), Ok(Rate::Unlimited));
+        let wanted = TokenBucket::new(62_500, Duration::from_millis(50)).map(Rate::Limited);
+        assert_eq!(parse_rate(Some("62500,50000")).ok(), wanted);
+        for text in
+            ["", "x", "0,0", "0,50000", "1000,0", "1,99999999999", "1000", "1000,", ",1000", "+1,1", "1,1,1", "-1,1"]
+        {
+            assert_eq!(parse_rate(Some(text)).map_err(|fault| fault.code), Err("RATE"), "{text}");
+        }
+    }
 
     #[test]
     fn a_mac_is_six_pairs_of_hex_digits() {

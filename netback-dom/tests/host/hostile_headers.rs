@@ -54,7 +54,7 @@ fn opaque(from: [u8; 6]) -> Vec<(String, Vec<u8>)> {
         ("extension header beyond the end".to_string(), ipv6(0, &[6, 255, 0, 0, 0, 0, 0, 0])),
         ("a fragment of IPv6".to_string(), ipv6(44, &[&[6, 0, 0, 9][..], &[0; 40]].concat())),
         ("ten tags".to_string(), [&typed(from, 0x88a8, &[[0, 5, 0x81, 0]; 9].concat())[..], &[0, 5, 8, 0]].concat()),
-        ("a tag, cut off".to_string(), typed(from, 0x8100, &[0])),
+        ("half a tag".to_string(), typed(from, 0x8100, &[0])),
     ];
     // Header lengths below five words, and those that leave no room for TCP.
     all.extend((0..5).map(|words| (format!("IPv4 header of {words} words"), with(ipv4(), 14, 0x40 | words))));
@@ -76,7 +76,9 @@ fn what_nobody_can_read_passes_as_it_is_nf_25() {
             rig.fronts[attacker].push_tx();
             rig.run(MOMENT);
             let sent: Vec<_> = rig.wire.sent.iter().map(|sent| &sent.bytes).collect();
-            assert!(sent == [&packet], "{name}: {sent:?}");
+            // A tag would take the frame into another VLAN.
+            let passes = !name.contains(" tag");
+            assert!(if passes { sent == [&packet] } else { sent.is_empty() }, "{name}: {sent:?}");
         }
     }
     rig.fronts[victim].receive_all();

@@ -8,16 +8,17 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use fake_xen::{DeviceId, FakeHyp, FakeXen, Netfront, NetfrontOptions, Toolstack, Usage, VifConfig};
+use netback_dom::config::Config;
 use netback_dom::dataplane::{Memory, Turn};
 use netback_dom::frame::TailPool;
 use netback_dom::netback::{Netback, Options};
 use netback_dom::publish::{Board, publish};
-use netback_dom::switch::BridgeId;
+use netback_dom::switch::bridges::Bridges;
 use xen_pv_rt::hyp::{Clock, Dma, Domid, Instant, MemoryUse, Xenstore};
 use xen_pv_rt::task::Tasks;
 
 use crate::packets::{REMOTE, frame};
-use crate::wire::Wire;
+use crate::wire::{Wire, Wires};
 
 /// How far time moves per step.
 const TICK: Duration = Duration::from_millis(1);
@@ -64,6 +65,8 @@ pub struct Rig {
     pub xen: FakeXen,
     pub toolstack: Toolstack,
     pub wire: Wire,
+    /// Further cards.
+    pub more_wires: Vec<Wire>,
     pub fronts: Vec<Netfront>,
     pub netback: Netback<FakeHyp>,
     pub buffers: xen_pv_rt::hyp::DmaPool,
@@ -84,6 +87,17 @@ impl Rig {
     }
 
     pub fn with_buffers(count: usize) -> Self {
+        Self::with(count, 1, Options::default())
+    }
+
+    /// A domain that was started with these options and so many cards.
+    pub fn with_options(words: &str, cards: u8) -> Self {
+        let config = Config::parse(words).unwrap();
+        let bridges = Bridges::new(config.bridges.clone(), cards).unwrap();
+        Self::with(512, cards, config.options(bridges))
+    }
+
+    fn with(count: usize, cards: u8, options: Options) -> Self {
         // The first test of the process sets it; lines go to the thread that runs the test.
         let _ = log::set_logger(&Capture);
         log::set_max_level(log::LevelFilter::Info);
@@ -95,14 +109,16 @@ impl Rig {
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(count).unwrap();
         let memory = Memory { buffers: buffers.clone(), tails: TailPool::new(64), held_pages: count / 2 };
-        let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, Options::default());
-        netback.add_uplink(BridgeId::default());
+        let bridges = options.policy.bridges.clone();
+        let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
+        (0..cards).for_each(|card| netback.add_uplink(bridges.of_card(card).unwrap()));
         netback.spawn_hotplug();
         let wire = Wire::new(hyp.dma_pool(64).unwrap());
+        let more_wires = (1..cards).map(|_| Wire::new(hyp.dma_pool(64).unwrap())).collect();
         let fronts = Vec::new();
         let wake_at = Some(Instant::default());
         let board = Rc::default();
-        Self { xen, toolstack, wire, fronts, netback, buffers, board, tasks, hyp, wake_at, asleep: None }
+        Self { xen, toolstack, wire, more_wires, fronts, netback, buffers, board, tasks, hyp, wake_at, asleep: None }
     }
 
     /// From now on, counters are published in xenstore.
@@ -128,6 +144,38 @@ impl Rig {
         let device = self.toolstack.create_vif(domid, 0, &Self::vif_config(guest));
         self.fronts.push(Netfront::new(&self.xen, device, options));
         guest
+    }
+
+    /// Creates a domain with a vif that has these keys, without letting time pass.
+    pub fn add_with_keys(&mut self, keys: &[(&str, &str)]) -> Guest {
+        let guest = self.fronts.len();
+        let mut config = Self::vif_config(guest);
+        for (key, value) in keys {
+            match *key {
+                "bridge" => config.bridge = (*value).to_string(),
+                key => config.more.push((key.to_string(), (*value).to_string())),
+            }
+        }
+        let domid = self.toolstack.create_domain(&format!("guest{guest}"));
+        let device = self.toolstack.create_vif(domid, 0, &config);
+        self.fronts.push(Netfront::new(&self.xen, device, NetfrontOptions::default()));
+        guest
+    }
+
+    /// Creates a domain with a vif that has these keys and waits until it is connected.
+    pub fn guest_keyed(&mut self, keys: &[(&str, &str)]) -> Guest {
+        let guest = self.add_with_keys(keys);
+        self.until("the guest is connected", |rig| rig.is_connected(guest));
+        guest
+    }
+
+    /// A vif is refused for `cause`, in one line that holds `word`, and nothing is held for it.
+    pub fn assert_refused(&mut self, guest: Guest, cause: &str, word: &str) {
+        self.until("the vif is refused", |rig| rig.fronts[guest].backend_state() == 6);
+        let lines = self.lines(guest, cause);
+        assert_eq!(lines.len(), 1, "{}", self.state());
+        assert!(lines[0].contains("action=refuse") && lines[0].contains(word), "{lines:?}");
+        assert_eq!(self.backend_key(guest, "hotplug-status").as_deref(), Some("error"));
     }
 
     pub fn vif_config(guest: Guest) -> VifConfig {
@@ -193,7 +241,7 @@ impl Rig {
         self.toolstack.step();
         self.run_domain();
         let now = self.xen.now();
-        let quiet = !self.xen.driver_wakes() && !self.wire.has_interrupt();
+        let quiet = !self.xen.driver_wakes() && !self.has_interrupt();
         let next = match self.asleep {
             Some(deadline) if quiet => deadline.unwrap_or(end).min(end).min(now.saturating_add(IDLE_TICK)),
             _ => now,
@@ -224,7 +272,7 @@ impl Rig {
     fn run_domain(&mut self) {
         if let Some(deadline) = self.asleep {
             let due = deadline.is_some_and(|at| self.xen.now() >= at);
-            if !due && !self.xen.driver_wakes() && !self.wire.has_interrupt() {
+            if !due && !self.xen.driver_wakes() && !self.has_interrupt() {
                 return;
             }
             self.asleep = None;
@@ -234,7 +282,8 @@ impl Rig {
             if self.board.is_asked() {
                 self.board.post(self.wire.reports(), self.netback.reports());
             }
-            if self.netback.poll(&mut self.wire, self.hyp.now()) == Turn::Busy {
+            let mut wires = Wires(&mut self.wire, &mut self.more_wires);
+            if self.netback.poll(&mut wires, self.hyp.now()) == Turn::Busy {
                 continue;
             }
             if self.netback.arm() == Turn::Busy || self.tasks.is_dirty() {
@@ -243,6 +292,10 @@ impl Rig {
             self.asleep = Some([self.wake_at, self.netback.next_deadline(self.hyp.now())].into_iter().flatten().min());
             return;
         }
+    }
+
+    fn has_interrupt(&self) -> bool {
+        self.wire.has_interrupt() || self.more_wires.iter().any(Wire::has_interrupt)
     }
 
     fn poll_tasks(&mut self) {

@@ -64,12 +64,18 @@ impl Wire {
     }
 }
 
-impl Uplinks for Wire {
+/// All cards: the first, and the others.
+pub struct Wires<'a>(pub &'a mut Wire, pub &'a mut Vec<Wire>);
+
+impl Uplinks for Wires<'_> {
     fn count(&self) -> u8 {
-        1
+        u8::try_from(self.1.len() + 1).unwrap()
     }
     fn nic(&mut self, index: u8) -> Option<&mut dyn Nic> {
-        (index == 0).then_some(self)
+        match index {
+            0 => Some(self.0),
+            _ => self.1.get_mut(usize::from(index) - 1).map(|wire| -> &mut dyn Nic { wire }),
+        }
     }
 }
 

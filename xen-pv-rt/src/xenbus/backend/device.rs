@@ -263,6 +263,9 @@ impl<'d, B: Backend> Device<'d, B> {
                 shown = Some(state);
             }
             self.backend().report(id, &mut self.reporter);
+            if let Err(fault) = self.backend().refresh(&self.path, id).await {
+                self.reporter.fault(self.hyp(), 0, &fault, Action::Refuse).await;
+            }
             self.changed(shown.is_none().then_some(connectable)).await;
         };
         if let Stop::Asked = stop {

@@ -132,6 +132,14 @@ pub trait Backend: 'static {
     /// looks at them. Called before state 4 is published and whenever the device's task runs.
     fn changed_keys(&self, id: Self::Id) -> Keys;
 
+    /// The directory may have changed while the device is connected: looks at what the toolstack may change then.
+    ///
+    /// # Errors
+    /// What is wrong with it, for the log and the `error` node; the device stays in service.
+    fn refresh(&self, _path: &BackendPath, _id: Self::Id) -> impl Future<Output = Result<(), Fault>> {
+        async { Ok(()) }
+    }
+
     /// Why the data plane wants the device to be closed, if it does, and in which queue that showed.
     fn fault(&self, id: Self::Id) -> Option<(u8, Fault)>;
 
