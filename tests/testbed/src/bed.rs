@@ -91,6 +91,8 @@ pub struct Bed {
     pub config: BedConfig,
     /// The network beyond the NIC.
     pub wire: Wire,
+    /// The networks beyond further NICs, if scenarios asked for some.
+    pub more_wires: Vec<Wire>,
     /// Xen and Dom0.
     pub machine: Machine,
     nic: Nic,
@@ -105,21 +107,36 @@ impl Bed {
     /// # Errors
     /// The machine did not come up or Dom0 refused the NIC.
     pub fn set_up(config: &BedConfig) -> Result<Self> {
+        Self::set_up_with(config, 1)
+    }
+
+    /// As [`Self::set_up`], with `nics` NICs of the same model, at least 1; only the first is assignable.
+    ///
+    /// # Errors
+    /// As [`Self::set_up`].
+    pub fn set_up_with(config: &BedConfig, nics: u8) -> Result<Self> {
         let (logs, lock) = claim_folder(&config.logs)?;
         let config = &BedConfig { logs, ..config.clone() };
         let wire = Wire::start(WireConfig::numbered(0, &config.logs))?;
+        let more_wires: Vec<_> =
+            (1..nics).map(|index| Wire::start(WireConfig::numbered(index, &config.logs))).collect::<Result<_>>()?;
+        let nics: Vec<_> = core::iter::once(&wire)
+            .chain(&more_wires)
+            .zip(FIRST_SLOT..)
+            .map(|(wire, slot)| Nic { model: config.nic, slot, wire: Some(wire.config.socket.clone()) })
+            .collect();
         let nic = Nic { model: config.nic, slot: FIRST_SLOT, wire: Some(wire.config.socket.clone()) };
         let machine = Machine::boot(&MachineConfig {
             images: images(&config.xen),
             logs: config.logs.clone(),
-            nics: vec![nic.clone()],
+            nics,
             disks: disks(config)?,
             files: files(config),
             cpus: config.cpus,
             memory_mib: config.memory_mib,
             xen_options: String::new(),
         })?;
-        let bed = Self { config: config.clone(), wire, machine, nic, guests: BTreeMap::new(), _lock: lock };
+        let bed = Self { config: config.clone(), wire, more_wires, machine, nic, guests: BTreeMap::new(), _lock: lock };
         bed.dom0().check(&format!("xl pci-assignable-add {}", bed.nic().bdf()), XL_LIMIT)?;
         Ok(bed)
     }

@@ -14,6 +14,7 @@ mod isolation;
 mod lifecycle;
 mod link;
 mod management;
+mod policy;
 mod refusals;
 mod runtime;
 mod scale;
@@ -91,6 +92,11 @@ pub const ALL: &[Scenario] = &[
     runtime("a_panic_says_where", runtime::a_panic_says_where),
     runtime("a_fault_says_where", runtime::a_fault_says_where),
     runtime("a_stack_that_runs_out_ends_the_domain", runtime::a_stack_that_runs_out_ends_the_domain),
+    ours("guests_use_the_addresses_they_were_given", policy::guests_use_the_addresses_they_were_given),
+    ours("guests_stay_in_their_vlans", policy::guests_stay_in_their_vlans),
+    long_ours("isolated_guests_reach_the_wire_only", policy::isolated_guests_reach_the_wire_only),
+    long_ours("two_cards_have_a_bridge_each", policy::two_cards_have_a_bridge_each),
+    long_ours("two_cards_share_a_bridge_without_a_loop", policy::two_cards_share_a_bridge_without_a_loop),
     ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),
     ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named),
     ours("too_little_memory_is_named", refusals::too_little_memory_is_named),
@@ -107,6 +113,10 @@ const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario
 
 const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
     Scenario { name, run, about: About::Ours, long_only: false }
+}
+
+const fn long_ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
+    Scenario { long_only: true, ..ours(name, run) }
 }
 
 const fn runtime(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
@@ -168,7 +178,8 @@ pub fn run_all(config: &BedConfig, choice: Choice<'_>) -> Tally {
     println!("[{tag}] booting");
     let memory_mib = if chosen.iter().any(|scenario| scenario.long_only) { LARGE_MIB } else { config.memory_mib };
     let config = &BedConfig { memory_mib, ..config.clone() };
-    let mut bed = match Bed::set_up(config) {
+    let nics = if chosen.iter().any(|scenario| scenario.name.contains("two_cards")) { 2 } else { 1 };
+    let mut bed = match Bed::set_up_with(config, nics) {
         Ok(bed) => bed,
         Err(failure) => {
             println!("[{tag}] FAIL boot: {failure}");

@@ -7,6 +7,7 @@
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Instant;
 
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -16,6 +17,9 @@ use super::counters::Counters;
 use super::verify::inspect;
 
 const LENGTH_BYTES: usize = 4;
+/// Bytes of both Ethernet addresses; a tag comes behind them.
+const ADDRESSES: usize = 12;
+const TAG_BYTES: usize = 4;
 const INCOMING_BYTES: usize = 1 << 20;
 /// TCP stops sending when this much waits for the NIC.
 const BACKLOG_FULL: usize = 1 << 20;
@@ -37,6 +41,8 @@ pub struct Link {
 #[derive(Debug)]
 struct Outgoing {
     bytes: Vec<u8>,
+    /// The VLAN that the host is in; 0: none.
+    vlan: Arc<AtomicU16>,
     sent: usize,
     counters: Arc<Counters>,
     capture: Option<Capture>,
@@ -44,19 +50,20 @@ struct Outgoing {
 }
 
 impl Link {
-    /// Takes over a connection from QEMU; `mtu` is the IP MTU in bytes, `epoch` the zero of the capture's clock.
+    /// Takes over a connection from QEMU; `mtu` is the IP MTU in bytes, `vlan` the VLAN of the host, `epoch` the zero of the capture's clock.
     ///
     /// # Errors
     /// The socket cannot be made non-blocking.
     pub fn new(
         stream: UnixStream,
         mtu: usize,
+        vlan: Arc<AtomicU16>,
         counters: Arc<Counters>,
         capture: Option<Capture>,
         epoch: Instant,
     ) -> std::io::Result<Self> {
         stream.set_nonblocking(true)?;
-        let outgoing = Outgoing { bytes: Vec::with_capacity(BACKLOG_DROP), sent: 0, counters, capture, epoch };
+        let outgoing = Outgoing { bytes: Vec::with_capacity(BACKLOG_DROP), vlan, sent: 0, counters, capture, epoch };
         Ok(Self { stream, incoming: vec![0; INCOMING_BYTES], start: 0, end: 0, outgoing, mtu })
     }
 
@@ -115,6 +122,29 @@ impl Link {
         }
     }
 
+    /// Takes the tag out of the next frame if the host is in a VLAN. False if the frame is not of that VLAN.
+    pub fn enter_vlan(&mut self) -> bool {
+        let vlan = self.outgoing.vlan();
+        let Some(frame) = self.frame() else { return true };
+        let (length, tag) = (frame.len(), tag_of(frame));
+        if tag.is_some() {
+            Counters::add(&self.outgoing.counters.tagged_in, 1);
+        }
+        if tag != vlan {
+            return false;
+        }
+        if tag.is_some() {
+            let (from, to) = (self.start, self.start.saturating_add(TAG_BYTES));
+            self.incoming.copy_within(from..from.saturating_add(LENGTH_BYTES + ADDRESSES), to);
+            let shorter = u32::try_from(length.saturating_sub(TAG_BYTES)).unwrap_or(0);
+            if let Some(prefix) = self.incoming.get_mut(to..to.saturating_add(LENGTH_BYTES)) {
+                prefix.copy_from_slice(&shorter.to_be_bytes());
+            }
+            self.start = to;
+        }
+        true
+    }
+
     /// Forgets the next frame.
     pub fn skip(&mut self) {
         let length = self.frame().map_or(0, |frame| frame.len().saturating_add(LENGTH_BYTES));
@@ -141,6 +171,13 @@ impl Link {
     }
 }
 
+/// The VLAN in a frame's tag.
+fn tag_of(frame: &[u8]) -> Option<u16> {
+    let (kind, number) = (frame.get(ADDRESSES..ADDRESSES + 2)?, frame.get(ADDRESSES + 2..ADDRESSES + 4)?);
+    let number = number.first_chunk::<2>().map_or(0, |bytes| u16::from_be_bytes(*bytes)) & 0xfff;
+    (kind == [0x81, 0]).then_some(number)
+}
+
 fn whole_frame(waiting: &[u8]) -> Option<&[u8]> {
     let (length, rest) = waiting.split_first_chunk::<LENGTH_BYTES>()?;
     rest.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)
@@ -158,6 +195,8 @@ impl Outgoing {
         self.bytes.resize(body.saturating_add(length), 0);
         let frame = self.bytes.get_mut(body..).unwrap_or_default();
         let result = write(frame);
+        let length = length.saturating_add(self.tag(head));
+        let frame = self.bytes.get(body..).unwrap_or_default();
         if head.saturating_sub(self.sent) > BACKLOG_DROP {
             Counters::add(&self.counters.dropped_out, 1);
             self.bytes.truncate(head);
@@ -169,6 +208,23 @@ impl Outgoing {
             capture.record(self.epoch.elapsed(), frame);
         }
         result
+    }
+
+    fn vlan(&self) -> Option<u16> {
+        Some(self.vlan.load(Ordering::Acquire)).filter(|vlan| *vlan != 0)
+    }
+
+    /// Puts the host's tag, if it has one, into the last frame, which starts at `head`. Returns by how much that grew.
+    fn tag(&mut self, head: usize) -> usize {
+        let Some([high, low]) = self.vlan().map(u16::to_be_bytes) else { return 0 };
+        let body = head.saturating_add(LENGTH_BYTES);
+        let at = body.saturating_add(ADDRESSES).min(self.bytes.len());
+        self.bytes.splice(at..at, [0x81, 0, high, low]);
+        let length = u32::try_from(self.bytes.len().saturating_sub(body)).unwrap_or(0);
+        if let Some(prefix) = self.bytes.get_mut(head..body) {
+            prefix.copy_from_slice(&length.to_be_bytes());
+        }
+        TAG_BYTES
     }
 
     /// Moves the unsent rest to the front once enough has been sent to make that cheap.

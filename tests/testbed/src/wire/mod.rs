@@ -17,7 +17,7 @@ pub mod verify;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -85,6 +85,7 @@ pub struct Wire {
 #[derive(Debug, Default)]
 struct Shared {
     counters: Arc<Counters>,
+    vlan: Arc<AtomicU16>,
     stop: AtomicBool,
     leases: Mutex<Vec<Lease>>,
     bursts: Mutex<Vec<Burst>>,
@@ -145,6 +146,11 @@ impl Wire {
         self.wake();
     }
 
+    /// From now on, the wire's host is in a VLAN: it sends with its tag and hears nothing without; 0: in none.
+    pub fn speak_vlan(&self, vlan: u16) {
+        self.shared.vlan.store(vlan, Ordering::Release);
+    }
+
     /// An endpoint on the wire itself.
     #[must_use]
     pub fn endpoint(&self, port: u16) -> IpEndpoint {
@@ -190,7 +196,9 @@ impl Host {
             drain(woken);
             let Ok((stream, _)) = listener.accept() else { continue };
             let counters = Arc::clone(&self.shared.counters);
-            let Ok(mut link) = Link::new(stream, self.config.mtu, counters, self.capture.take(), self.epoch) else {
+            let vlan = Arc::clone(&self.shared.vlan);
+            let Ok(mut link) = Link::new(stream, self.config.mtu, vlan, counters, self.capture.take(), self.epoch)
+            else {
                 continue;
             };
             self.serve_connection(&mut link, woken);
@@ -247,8 +255,13 @@ impl Host {
         for _ in 0..BATCH {
             let Some(frame) = link.frame() else { return };
             self.remember_source(frame);
-            let answer = self.server.answer(frame);
             link.examine();
+            if !link.enter_vlan() {
+                link.skip();
+                continue;
+            }
+            let Some(frame) = link.frame() else { return };
+            let answer = self.server.answer(frame);
             if let Some(answer) = answer {
                 link.skip();
                 link.queue(&answer.frame);
