@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use netback_dom::checksum::{self, Sum};
 use netback_dom::nic::MacAddress;
-use netback_dom::switch::{BridgeId, PortId, Switch, TableLimits};
+use netback_dom::switch::guard::Guard;
+use netback_dom::switch::storm::StormLimits;
+use netback_dom::switch::vlan::{Vid, Vlans};
+use netback_dom::switch::{BridgeId, PortConfig, PortId, Switch, SwitchOptions, Verdict};
 use ring::BackRing;
 use ring::blkif::{Limits, Request};
 use ring::netif::{Assembled, Negotiated, Status, Tx, TxResponse, TxSlot, assemble};
@@ -131,13 +134,24 @@ fn address(port: u16, number: u8) -> MacAddress {
     MacAddress([0x02, 0, 0, high, low, number])
 }
 
+/// An Ethernet header of no protocol in particular.
+fn header(dest: MacAddress, source: MacAddress) -> [u8; 14] {
+    let mut header = [0x88; 14];
+    for (to, from) in header.iter_mut().zip(dest.0.into_iter().chain(source.0)) {
+        *to = from;
+    }
+    header
+}
+
 fn switch() -> Switch {
-    let mut switch = Switch::new(TableLimits::default(), 1);
+    let storm = StormLimits { broadcast: 0, multicast: 0, unknown: 0 };
+    let mut switch = Switch::new(SwitchOptions { storm, ..SwitchOptions::default() }, 1);
     for port in 0..32 {
-        switch.add_port(PortId::Vif(port), BridgeId(0), Some(address(port, 0)));
+        let (own, vlans) = (Some(address(port, 0)), Vlans::Access(Vid::NATIVE));
+        switch.add_port(PortId::Vif(port), PortConfig { bridge: BridgeId(0), own, vlans, guard: Guard::NONE });
     }
     for (port, number) in (0..32).flat_map(|port| (1..8).map(move |number| (port, number))) {
-        switch.forward(PortId::Vif(port), MacAddress([0xff; 6]), address(port, number), Instant::default());
+        switch.forward(PortId::Vif(port), &header(MacAddress::BROADCAST, address(port, number)), Instant::default());
     }
     switch
 }
@@ -147,7 +161,8 @@ fn forward(iterations: u32) {
     for iteration in 0..iterations {
         let [low, high, ..] = iteration.to_le_bytes();
         let (from, to) = (u16::from(low % 32), u16::from(low.wrapping_add(high).wrapping_add(1) % 32));
-        let verdict = switch.forward(PortId::Vif(from), address(to, high % 8), address(from, 0), Instant::default());
+        let verdict =
+            switch.forward(PortId::Vif(from), &header(address(to, high % 8), address(from, 0)), Instant::default());
         black_box(verdict);
     }
 }
@@ -156,9 +171,10 @@ fn flood(iterations: u32) {
     let mut switch = switch();
     for _ in 0..iterations {
         let from = PortId::Vif(3);
-        black_box(switch.forward(from, MacAddress([0xff; 6]), address(3, 0), Instant::default()));
+        let verdict = switch.forward(from, &header(MacAddress::BROADCAST, address(3, 0)), Instant::default());
+        let Verdict::Flood(flood) = verdict else { continue };
         let mut next = 0;
-        while let Some((port, after)) = switch.next_flood_port(from, next) {
+        while let Some((port, after)) = switch.next_exit(&flood, next) {
             black_box(port);
             next = after;
         }
