@@ -241,7 +241,12 @@ impl<'d, B: Backend> Device<'d, B> {
             if let Some((queue, fault)) = self.backend().fault(id) {
                 break self.fail(queue, fault, Action::Kill).await;
             }
-            match next(Phase::Connected, self.look().await) {
+            let view = self.look().await;
+            // What broke while we looked may be why it closes or goes; else nobody would hear of it.
+            if let Some((queue, fault)) = self.backend().fault(id) {
+                break self.fail(queue, fault, Action::Kill).await;
+            }
+            match next(Phase::Connected, view) {
                 Step::Vanish => break Stop::Vanished,
                 Step::CloseGone => break self.fail(0, Fault::GONE, Action::Kill).await,
                 Step::Close => break Stop::Asked,
