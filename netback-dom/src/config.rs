@@ -13,7 +13,7 @@ use crate::netback::Options;
 use crate::switch::bridges::{BridgeOption, Bridges};
 use crate::switch::policy::{AntiSpoof, Policy};
 use crate::switch::storm::StormLimits;
-use crate::switch::vlan::{Vid, Vlans};
+use crate::switch::vlan::Vlans;
 use crate::switch::{SwitchOptions, TableLimits};
 
 /// The options there are.
@@ -64,7 +64,7 @@ impl Default for Config {
             queues: 4,
             storm: StormLimits::default(),
             transit: false,
-            vlans: Vlans::Access(Vid::NATIVE),
+            vlans: Vlans::Wire,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::fmt::Write as _;
 
 use xen_pv_rt::hyp::MemoryUse;
 
@@ -10,6 +9,9 @@ use super::{CardReport, VifReport};
 use crate::nic::Link;
 use crate::vif::Cause;
 use crate::vif::counters::DropCounts;
+
+/// Most bytes of a node: Xen's default quota (`entry-size`).
+const MAX_LINE: usize = 2048;
 
 /// The domain: version and memory.
 pub fn domain_line(memory: MemoryUse, vifs: usize) -> String {
@@ -45,7 +47,7 @@ pub fn card_line(card: &CardReport) -> String {
     )
 }
 
-/// A vif: its counters, and those causes of drops that happened, as `tx-drop-CODE=` and `rx-drop-CODE=`.
+/// A vif: its counters, and those causes of drops that happened, as `tx-drop-CODE=` and `rx-drop-CODE=`, as far as they fit.
 pub fn vif_line(vif: &VifReport) -> String {
     let counters = &vif.counters;
     let mut line = format!(
@@ -67,8 +69,10 @@ fn add_drops(line: &mut String, direction: &str, drops: &DropCounts) {
     for cause in Cause::ALL {
         let count = drops.of(*cause);
         if count != 0 {
-            // A string takes everything.
-            let _ = write!(line, " {direction}-drop-{}={count}", cause.code());
+            let word = format!(" {direction}-drop-{}={count}", cause.code());
+            if line.len().saturating_add(word.len()) <= MAX_LINE {
+                line.push_str(&word);
+            }
         }
     }
 }

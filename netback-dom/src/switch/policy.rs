@@ -7,7 +7,7 @@ use xen_pv_rt::xenbus::backend::Fault;
 use super::address::AddressList;
 use super::bridges::Bridges;
 use super::guard::Guard;
-use super::vlan::{Vid, Vlans};
+use super::vlan::Vlans;
 use super::{BridgeId, PortConfig};
 use crate::nic::MacAddress;
 
@@ -61,7 +61,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { bridges: Bridges::default(), antispoof: AntiSpoof::default(), vlans: Vlans::Access(Vid::NATIVE) }
+        Self { bridges: Bridges::default(), antispoof: AntiSpoof::default(), vlans: Vlans::Wire }
     }
 }
 

@@ -25,7 +25,7 @@ fn at(seconds: u64) -> Instant {
 
 /// A vif with an address of its own.
 fn vif(bridge: BridgeId, own: MacAddress) -> PortConfig {
-    PortConfig { bridge, own: Some(own), vlans: Vlans::Access(Vid::NATIVE), guard: Guard::NONE }
+    PortConfig { bridge, own: Some(own), vlans: Vlans::Access(Vid::NATIVE), guard: Guard::NONE, local: false }
 }
 
 fn switch_with(options: SwitchOptions) -> Switch {
@@ -223,6 +223,20 @@ fn cards_of_a_bridge_reach_each_other_only_if_that_is_asked_for() {
         let way = if transit { Way::To(other) } else { Way::Discard };
         assert_eq!(forward(&mut switch, WIRE, mac(5), mac(6), at(0)), way);
         assert_eq!(forward(&mut switch, A, mac(5), mac(0xa), at(0)), Way::To(other));
+    }
+}
+
+#[test]
+fn the_domains_own_interface_is_reached_from_cards_and_vifs() {
+    let own = PortId::Uplink(1);
+    let mut switch = switch_with(SwitchOptions { isolate: true, ..SwitchOptions::default() });
+    switch.add_port(own, PortConfig::local(RED));
+    assert_eq!(flood(&mut switch, WIRE), [A, B, own]);
+    assert_eq!(flood(&mut switch, own), [A, B, WIRE]);
+    forward(&mut switch, own, MacAddress::BROADCAST, mac(5), at(0));
+    for from in [WIRE, A] {
+        let source = if from == A { mac(0xa) } else { mac(6) };
+        assert_eq!(forward(&mut switch, from, mac(5), source, at(0)), Way::To(own));
     }
 }
 

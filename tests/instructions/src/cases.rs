@@ -148,7 +148,10 @@ fn switch() -> Switch {
     let mut switch = Switch::new(SwitchOptions { storm, ..SwitchOptions::default() }, 1);
     for port in 0..32 {
         let (own, vlans) = (Some(address(port, 0)), Vlans::Access(Vid::NATIVE));
-        switch.add_port(PortId::Vif(port), PortConfig { bridge: BridgeId(0), own, vlans, guard: Guard::NONE });
+        switch.add_port(
+            PortId::Vif(port),
+            PortConfig { bridge: BridgeId(0), own, vlans, guard: Guard::NONE, local: false },
+        );
     }
     for (port, number) in (0..32).flat_map(|port| (1..8).map(move |number| (port, number))) {
         switch.forward(PortId::Vif(port), &header(MacAddress::BROADCAST, address(port, number)), Instant::default());
