@@ -238,7 +238,7 @@ impl<R: Mmio, C: Clock> Nic for Intel<R, C> {
         Capabilities {
             tx_checksum: true,
             tso4: true,
-            tso6: true,
+            tso6: self.regs.model.cuts_ipv6(),
             max_segments: MAX_SEGMENTS,
             max_frame: self.max_frame,
         }

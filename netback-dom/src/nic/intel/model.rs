@@ -87,6 +87,12 @@ impl Model {
         matches!(self, Self::I8254x)
     }
 
+    /// Whether it is to cut up TCP over IPv6. QEMU's 8254x leaves a wrong payload length in the segments, and Linux does
+    /// not ask it to either, so there software does it.
+    pub(super) const fn cuts_ipv6(self) -> bool {
+        !matches!(self, Self::I8254x)
+    }
+
     pub(super) const fn eeprom_read(self) -> EepromRead {
         match self {
             Self::I8254x => EepromRead { done: eerd::DONE, address_shift: eerd::ADDRESS_SHIFT },

@@ -145,11 +145,13 @@ impl Context {
     fn cut(gso: Gso, Headers { ip, tcp, payload: headers }: Headers, payload: u64) -> Self {
         const TCP: u64 = 1 << 24;
         const IPV4: u64 = 1 << 25;
-        let ipcs = u64::from(ip) | u64::from(ip.wrapping_add(10)) << 8 | u64::from(tcp.wrapping_sub(1)) << 16;
+        // The card finds the length of an IPv6 packet by the start of its header; a checksum it has not.
+        let ipv4 = u64::from(ip.wrapping_add(10)) << 8 | u64::from(tcp.wrapping_sub(1)) << 16;
+        let ipcs = u64::from(ip) | if gso.ipv6 { 0 } else { ipv4 };
         let tucs = u64::from(tcp) << 32 | u64::from(tcp.wrapping_add(16)) << 40;
         let command = DEXT | TSE | TCP | if gso.ipv6 { 0 } else { IPV4 };
         let high = payload & 0xf_ffff | command | u64::from(headers) << 40 | u64::from(gso.size) << 48;
-        Self { low: if gso.ipv6 { tucs } else { ipcs | tucs }, high }
+        Self { low: ipcs | tucs, high }
     }
 
     fn advanced(head: &[u8], start: u16, field: u16) -> Option<Self> {

@@ -466,6 +466,9 @@ impl State {
                 frame[ip + 4..ip + 6].copy_from_slice(&id.to_be_bytes());
                 let value = checksum(&frame[ip..tcp]);
                 frame[context.ipcso..context.ipcso + 2].copy_from_slice(&value.to_be_bytes());
+            } else {
+                let payload = u16::try_from(frame.len() - ip - 40).unwrap();
+                frame[ip + 4..ip + 6].copy_from_slice(&payload.to_be_bytes());
             }
             frame[tcp + 4..tcp + 8].copy_from_slice(&sequence.to_be_bytes());
             sequence += part.len() as u32;
