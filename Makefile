@@ -8,7 +8,6 @@
 XEN ?= 4.20
 NIC ?= e1000
 ROUNDS ?= 3
-DISK ?= nvme
 CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
 IMAGES = out/netback-dom out/blkback-dom out/rt-dom
@@ -42,7 +41,7 @@ system-test: images testbed ## Only the system tests; ONLY=name selects some
 	@$(TESTBED) test --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only $(ONLY))
 
 storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virtio the controller, ONLY=name selects some
-	@$(TESTBED) storage --xen $(XEN) --disk $(DISK) $(if $(ONLY),--only $(ONLY))
+	@$(TESTBED) storage --xen $(XEN) --disk $(or $(DISK),nvme) $(if $(ONLY),--only $(ONLY))
 
 bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both)
 	@$(CARGO) build --quiet --release -p load
