@@ -47,9 +47,9 @@ bench: images testbed ## Our domain, a Linux driver domain and the bare device s
 	@$(CARGO) build --quiet --release -p load
 	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio --disk nvme,$(if $(DISK),--disk $(DISK),--nic $(NIC))) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)')
 
-profile: images testbed ## In which functions our driver domain is under load
+profile: images testbed ## In which functions our driver domain is under load (DISK=nvme: the storage domain)
 	@$(CARGO) build --quiet --release -p load
-	@$(TESTBED) bench --profile --xen $(XEN) --nic $(NIC) $(if $(ONLY),--only '$(ONLY)')
+	@$(TESTBED) bench --profile --xen $(XEN) $(if $(DISK),--disk $(DISK),--nic $(NIC)) $(if $(ONLY),--only '$(ONLY)')
 
 bench-host: ## Instruction counts of the pure parts, compared with docs/bench/instructions.txt (SAVE=1 replaces it)
 	@command -v valgrind >/dev/null || $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -q --no-install-recommends valgrind

@@ -108,6 +108,16 @@ impl<H: Platform> PciControllers<H> {
         self.next_poll
     }
 
+    /// Whether a disk has a command that it has not answered.
+    pub fn is_busy(&mut self) -> bool {
+        self.entries.iter_mut().any(|entry| entry.controller.controller().in_flight() > 0)
+    }
+
+    /// Whether a completion waits in memory; cheap.
+    pub fn is_ready(&mut self) -> bool {
+        self.entries.iter_mut().any(|entry| entry.controller.controller().is_ready())
+    }
+
     /// Asks every controller for an interrupt. Returns whether one of them has work already.
     pub fn arm(&mut self) -> bool {
         let mut work = false;

@@ -14,12 +14,18 @@ use xen_pv_rt::task::{Tasks, block_on};
 
 use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
+use crate::patience::Patience;
 use crate::scan;
 use crate::vbd::{Blkback, Options, Turn};
 use crate::volume::listing;
 
 /// How long frontends may take to let go when the domain shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Turns for which a reading of the clock serves. A turn without a sleep takes well below a millisecond.
+const TIME_TURNS: u32 = 8;
+/// Looks for a completion for each reading of the clock.
+const LOOKS: u32 = 32;
 
 /// Why the domain does not serve.
 #[derive(Debug)]
@@ -48,6 +54,11 @@ pub struct Domain<H: Platform> {
     control: ControlPlane<H>,
     controllers: PciControllers<H>,
     blkback: Blkback<H>,
+    patience: Patience,
+    /// The time, as of some turns ago: reading the clock can be an exit to Xen.
+    now: Instant,
+    /// Turns since then.
+    age: u32,
 }
 
 impl<H: Platform> Domain<H> {
@@ -72,7 +83,8 @@ impl<H: Platform> Domain<H> {
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
         let control = ControlPlane::new(hyp.clone(), tasks);
-        Ok(Self { hyp, control, controllers, blkback })
+        let now = hyp.now();
+        Ok(Self { hyp, control, controllers, blkback, patience: Patience::default(), now, age: 0 })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -101,9 +113,12 @@ impl<H: Platform> Domain<H> {
 
     /// One turn of the loop, which sleeps no longer than `until`. Returns what the toolstack asked for.
     fn turn(&mut self, until: Option<Instant>) -> Option<Request> {
-        let now = self.hyp.now();
-        let request = self.control.poll(now);
-        let turn = self.blkback.poll(&mut self.controllers);
+        if self.age >= TIME_TURNS {
+            self.read_clock();
+        }
+        self.age = self.age.saturating_add(1);
+        let request = self.control.poll(self.now);
+        let turn = self.blkback.poll(self.now, &mut self.controllers);
         while let Some((disk, sectors, present)) = self.controllers.take_event() {
             self.blkback.disk_changed(disk, sectors, present);
         }
@@ -115,11 +130,44 @@ impl<H: Platform> Domain<H> {
 
     /// Sleeps, unless something arrives while everybody is asked for an event.
     fn sleep(&mut self, until: Option<Instant>) {
+        let busy = self.controllers.is_busy();
+        if busy {
+            self.read_clock();
+        }
+        let asleep = self.now;
+        if busy && self.look() {
+            return;
+        }
         // Frontends first: asking them costs no exit to Xen.
         if self.blkback.arm() == Turn::Busy || self.control.is_dirty() || self.controllers.arm() {
             return;
         }
         let deadlines = [until, self.control.deadline(), Some(self.controllers.next_poll())];
         self.hyp.wait(deadlines.into_iter().flatten().min());
+        self.read_clock();
+        if busy {
+            self.patience.learn(self.now.saturating_since(asleep));
+        }
+    }
+
+    /// Looks for completions and requests for as long as fast disks make it worth while. Returns whether there
+    /// are any.
+    fn look(&mut self) -> bool {
+        let window = self.patience.window();
+        let end = self.now.saturating_add(window);
+        while !window.is_zero() && self.now < end {
+            for _ in 0..LOOKS {
+                if self.controllers.is_ready() || self.blkback.has_requests() {
+                    return true;
+                }
+                core::hint::spin_loop();
+            }
+            self.read_clock();
+        }
+        false
+    }
+
+    fn read_clock(&mut self) {
+        (self.now, self.age) = (self.hyp.now(), 0);
     }
 }

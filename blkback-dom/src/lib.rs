@@ -16,6 +16,7 @@ pub mod config;
 pub mod controllers;
 pub mod disk;
 pub mod domain;
+mod patience;
 pub mod scan;
 pub mod vbd;
 pub mod volume;

@@ -108,6 +108,9 @@ pub trait Controller {
     /// The next event about a disk.
     fn take_event(&mut self) -> Option<DiskEvent>;
 
+    /// Whether a completion waits in memory. Reads no register, so it can be asked over and over.
+    fn is_ready(&self) -> bool;
+
     /// Asks for an interrupt on the next completion and says whether there is work already, so that a
     /// completion between the last poll and going to sleep is not lost.
     fn enable_interrupts(&mut self) -> bool;

@@ -247,6 +247,10 @@ impl<H: Platform> Controller for AnyController<H> {
     fn take_event(&mut self) -> Option<DiskEvent> {
         each!(self, controller => controller.take_event())
     }
+    fn is_ready(&self) -> bool {
+        each!(self, controller => controller.is_ready())
+    }
+
     fn enable_interrupts(&mut self) -> bool {
         each!(self, controller => controller.enable_interrupts())
     }

@@ -7,7 +7,7 @@ use core::cell::RefCell;
 
 use ring::Pages;
 use ring::blkif::{Abi, Limits, MAX_INDIRECT_SEGMENTS, Ring};
-use xen_pv_rt::hyp::{Access, Dma, Domid, Hypervisor};
+use xen_pv_rt::hyp::{Access, Dma, Domid, Hypervisor, Instant};
 use xen_pv_rt::task::{Signal, Tasks};
 use xen_pv_rt::xenbus::backend::{Action, Backend, Devices, Fault, Keys, Reporter};
 use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
@@ -210,8 +210,15 @@ impl<H: Hypervisor + Dma> Blkback<H> {
     }
 
     /// Moves data: one turn, of bounded length. [`Turn::Busy`] asks to be called again without sleeping.
-    pub fn poll(&self, controllers: &mut dyn Controllers) -> Turn {
-        self.devices.backend().plane.borrow_mut().poll(controllers)
+    ///
+    /// `now` may be some milliseconds old: it serves deadlines and reports.
+    pub fn poll(&self, now: Instant, controllers: &mut dyn Controllers) -> Turn {
+        self.devices.backend().plane.borrow_mut().poll(now, controllers)
+    }
+
+    /// Whether a frontend has published a request that can be taken. Cheap, and asks for no event.
+    pub fn has_requests(&self) -> bool {
+        self.devices.backend().plane.borrow().has_requests()
     }
 
     /// The step before sleeping: asks every frontend for an event and looks for the last time.

@@ -13,7 +13,7 @@ use crate::volume::{DiskRef, Piece};
 
 /// Sectors in a page.
 const PAGE_SECTORS: u64 = 8;
-/// A part waits for this many free buffers rather than be cut up more finely.
+/// A part waits for this many free buffers, even if none of its vbd's are under way, rather than be cut up more finely.
 const MIN_PAGES: usize = 8;
 /// A discard of many parts has this share of a vbd's parts under way, so that it holds nothing else up.
 const DISCARD_SHARE: usize = 4;
@@ -117,7 +117,9 @@ impl<H: Hypervisor> Vbd<H> {
         let most = most_pages(&reach.geometry);
         let wanted = usize::try_from(piece.sectors.div_ceil(PAGE_SECTORS)).unwrap_or(most).min(most);
         let available = self.buffers.available();
-        if available < wanted.min(MIN_PAGES) {
+        // Cutting it up makes more commands of it, which is worse than to wait for buffers that will come back.
+        let others = self.in_flight > 0 || !self.staged.is_empty();
+        if available < if others { wanted } else { wanted.min(MIN_PAGES) } {
             return Built::Blocked;
         }
         let pages = wanted.min(available);

@@ -101,6 +101,11 @@ impl<H: Hypervisor> Vbd<H> {
         !self.closing && self.fault.is_none() && !self.barrier && !self.free_works.is_empty()
     }
 
+    /// Whether a request waits that may be taken. A ring that cannot be believed counts: taking it finds out.
+    pub(super) fn has_requests(&self) -> bool {
+        self.has_room() && self.queues.iter().any(|queue| queue.ring.unconsumed() != Ok(0))
+    }
+
     /// Requests under way.
     pub(super) fn under_way(&self) -> usize {
         self.works.len().saturating_sub(self.free_works.len())

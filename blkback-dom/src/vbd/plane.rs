@@ -161,8 +161,7 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// One turn.
-    pub(crate) fn poll(&mut self, controllers: &mut dyn Controllers) -> Turn {
-        let now = self.hyp.now();
+    pub(crate) fn poll(&mut self, now: Instant, controllers: &mut dyn Controllers) -> Turn {
         let mut busy = self.collect(controllers, now);
         self.copy_out();
         self.settle(now);
@@ -336,6 +335,11 @@ impl<H: Hypervisor> Plane<H> {
                 }
             }
         }
+    }
+
+    /// Whether a frontend has published a request that can be taken.
+    pub(crate) fn has_requests(&self) -> bool {
+        self.vbds.iter().flatten().any(Vbd::has_requests)
     }
 
     /// Gets ready to sleep: asks every frontend for an event on new work, and looks for the last time.

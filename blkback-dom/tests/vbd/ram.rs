@@ -250,6 +250,10 @@ impl Controller for RamDisk {
     fn take_event(&mut self) -> Option<DiskEvent> {
         None
     }
+    fn is_ready(&self) -> bool {
+        false
+    }
+
     fn enable_interrupts(&mut self) -> bool {
         !self.hold && self.quota.is_none() && self.slow.is_none() && !self.pending.is_empty()
     }

@@ -173,7 +173,7 @@ impl Rig {
         }
         for _ in 0..TURNS {
             self.poll_tasks();
-            if self.blkback.poll(&mut self.ram) == Turn::Busy {
+            if self.blkback.poll(self.hyp.now(), &mut self.ram) == Turn::Busy {
                 continue;
             }
             if self.blkback.arm() == Turn::Busy || self.tasks.is_dirty() || self.ram.enable_interrupts() {
@@ -188,7 +188,8 @@ impl Rig {
     fn run_awake(&mut self, disks: &mut dyn Controllers) {
         for _ in 0..TURNS {
             self.poll_tasks();
-            if self.blkback.poll(disks) == Turn::Idle && self.blkback.arm() == Turn::Idle && !self.tasks.is_dirty() {
+            let turn = self.blkback.poll(self.hyp.now(), disks);
+            if turn == Turn::Idle && self.blkback.arm() == Turn::Idle && !self.tasks.is_dirty() {
                 break;
             }
         }

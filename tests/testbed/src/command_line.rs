@@ -207,7 +207,7 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
         if bench.profile { bench::profile(&config, *nic)? } else { bench::network(&config, *nic)? }
     }
     for disk in &bench.disk {
-        bench::storage(&config, *disk)?;
+        if bench.profile { bench::storage_profile(&config, *disk)? } else { bench::storage(&config, *disk)? }
     }
     Ok(true)
 }

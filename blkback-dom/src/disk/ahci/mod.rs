@@ -186,6 +186,11 @@ impl<R: Mmio, C: Clock> Controller for Ahci<R, C> {
         self.context.take_event()
     }
 
+    fn is_ready(&self) -> bool {
+        let reported = self.ports.iter().any(|port| port.slots.active != 0 && port.memory.has_report());
+        self.health == Health::Running && reported
+    }
+
     fn enable_interrupts(&mut self) -> bool {
         match self.health {
             Health::Running => {}
@@ -195,7 +200,7 @@ impl<R: Mmio, C: Clock> Controller for Ahci<R, C> {
         // The line stays asserted until the causes are cleared: those of the ports, then the controller's.
         let causes = self.regs.read(Hba::Is);
         if causes == 0 {
-            return self.ports.iter().any(|port| port.slots.active != 0 && port.memory.has_report());
+            return self.is_ready();
         }
         if causes == GONE {
             self.give_up(Failure::Gone);

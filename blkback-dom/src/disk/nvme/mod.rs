@@ -230,6 +230,10 @@ impl<R: Mmio, C: Clock> Controller for Nvme<R, C> {
         self.events.iter_mut().find_map(Option::take)
     }
 
+    fn is_ready(&self) -> bool {
+        self.health == Health::Running && self.io.iter().any(|queue| queue.pair.is_ready())
+    }
+
     fn enable_interrupts(&mut self) -> bool {
         match self.health {
             Health::Running => {}
@@ -241,7 +245,7 @@ impl<R: Mmio, C: Clock> Controller for Nvme<R, C> {
         for queue in &mut self.io {
             queue.pair.acknowledge(&self.regs);
         }
-        self.admin.queue.is_ready() || self.io.iter().any(|queue| queue.pair.is_ready())
+        self.admin.queue.is_ready() || self.is_ready()
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -177,6 +177,11 @@ impl<T: Transport, C: Clock> Controller for VirtioBlk<T, C> {
         self.event.take()
     }
 
+    fn is_ready(&self) -> bool {
+        let ready = !self.instant.is_empty() || self.queues.iter().any(|queue| queue.queue.is_ready());
+        self.health == Health::Running && ready
+    }
+
     fn enable_interrupts(&mut self) -> bool {
         if self.health != Health::Running {
             return matches!(self.health, Health::Failed(_) | Health::Stopped) && self.in_flight() > 0;
@@ -185,7 +190,7 @@ impl<T: Transport, C: Clock> Controller for VirtioBlk<T, C> {
         for queue in &self.queues {
             queue.queue.enable_interrupts();
         }
-        !self.instant.is_empty() || self.queues.iter().any(|queue| queue.queue.is_ready())
+        self.is_ready()
     }
 
     fn next_deadline(&self) -> Option<Instant> {

@@ -162,7 +162,7 @@ fn plug_script(disk: &str) -> String {
 fn target(model: DiskModel) -> &'static str {
     match model {
         DiskModel::Nvme => "nvme0n1",
-        DiskModel::Ahci => "sda",
+        DiskModel::Ahci => "ahci0p0",
         DiskModel::Virtio => "vda",
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod bed;
 pub mod corner;
+pub mod disk_profile;
 pub mod disks;
 pub mod domains;
 pub mod metrics;
@@ -90,6 +91,23 @@ impl BenchConfig {
         println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
         Ok(bed)
     }
+
+    fn disk_bed(&self, model: DiskModel) -> Result<disks::DiskBed> {
+        let name = disk_name(model);
+        self.announce(name);
+        let started = Instant::now();
+        let logs = self.logs(name);
+        let bed = disks::DiskBed::set_up(&disks::DiskBedConfig {
+            xen: self.xen.clone(),
+            model,
+            image: self.images.join("blkback-dom"),
+            load: self.load.clone(),
+            logs: logs.clone(),
+        });
+        let bed = bed.inspect_err(|_| evidence::print_ends(&logs))?;
+        println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
+        Ok(bed)
+    }
 }
 
 /// Measures the network with one card's model and writes the reports.
@@ -114,24 +132,24 @@ pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
     config.write(&format!("profile-{nic}-{}.md", config.xen), &text)
 }
 
+/// As [`profile`], for our storage domain with one controller's model.
+///
+/// # Errors
+/// As there.
+pub fn storage_profile(config: &BenchConfig, model: DiskModel) -> Result<()> {
+    let (bed, name) = (config.disk_bed(model)?, disk_name(model));
+    let report = disk_profile::run(&bed, &config.images.join("blkback-dom"), &config.only)?;
+    let _ = bed.machine.collect_logs();
+    let text = format!("# Profile: {name} on Xen {}\n\nMade by `make profile DISK={name}`.\n\n{report}", config.xen);
+    config.write(&format!("profile-{name}-{}.md", config.xen), &text)
+}
+
 /// Measures storage with one controller's model and writes the reports.
 ///
 /// # Errors
 /// The machine did not come up, or a report cannot be written.
 pub fn storage(config: &BenchConfig, model: DiskModel) -> Result<()> {
-    let name = disk_name(model);
-    config.announce(name);
-    let started = Instant::now();
-    let logs = config.logs(name);
-    let bed = disks::DiskBed::set_up(&disks::DiskBedConfig {
-        xen: config.xen.clone(),
-        model,
-        image: config.images.join("blkback-dom"),
-        load: config.load.clone(),
-        logs: logs.clone(),
-    });
-    let bed = bed.inspect_err(|_| evidence::print_ends(&logs))?;
-    println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
+    let (bed, name) = (config.disk_bed(model)?, disk_name(model));
     let samples = storage_rounds::run(&bed, config.rounds, &config.only);
     config.publish(name, "DISK", &bed.machine, &samples)
 }

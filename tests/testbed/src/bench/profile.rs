@@ -26,7 +26,7 @@ const IMAGE: std::ops::Range<u64> = 0x1_0000..0x20_0000;
 /// Where Xen is.
 const XEN: std::ops::Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
 /// How long a load lasts at most.
-const LOAD_MS: u64 = 25_000;
+pub(super) const LOAD_MS: u64 = 25_000;
 
 /// A steady load.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +102,7 @@ pub fn run(bed: &Bed, image: &Path, only: &str) -> Result<String> {
     Ok(report)
 }
 
-fn sample(socket: &Path) -> Result<Vec<Registers>> {
+pub(super) fn sample(socket: &Path) -> Result<Vec<Registers>> {
     let mut qmp = Qmp::connect(socket)?;
     let mut samples = Vec::with_capacity(SAMPLES);
     let mut pause_us = 1500_u64;
@@ -116,7 +116,7 @@ fn sample(socket: &Path) -> Result<Vec<Registers>> {
 }
 
 /// What the samples say: shares of the machine, then of our domain's functions.
-fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
+pub(super) fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
     let ours = samples.iter().find(|sample| IMAGE.contains(&sample.rip)).map(|sample| sample.cr3);
     let mut shares: BTreeMap<&str, u64> = BTreeMap::new();
     let mut addresses = Vec::new();
@@ -127,7 +127,7 @@ fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
                 addresses.push(sample.rip);
                 "our domain"
             }
-            _ if Some(sample.cr3) == ours => "Xen for our domain",
+            _ if ours.is_some() && Some(sample.cr3) == ours => "Xen for our domain",
             _ if XEN.contains(&sample.rip) => "Xen for others",
             _ if sample.rip >> 63 == 1 => "Linux kernels",
             _ => "programs",
