@@ -13,7 +13,7 @@ use crate::vbd::Budget;
 /// What the command line decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// What one vbd may hold (`vbd-memory=`, KiB of buffers, 256 to 16384).
+    /// What one vbd may hold (`vbd-memory=`, KiB of buffers, 256 to 16384; `persistent-grants=`, pages, 0 to 4096).
     pub budget: Budget,
     /// What a disk is given for a command (`disk-timeout=`, seconds, 1 to 600).
     pub disk_timeout: Duration,
@@ -39,7 +39,9 @@ pub enum ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unknown(word) => write!(f, "unknown option {word:?} (known: vbd-memory=, disk-timeout=, log=)"),
+            Self::Unknown(word) => {
+                write!(f, "unknown option {word:?} (known: vbd-memory=, persistent-grants=, disk-timeout=, log=)")
+            }
             Self::BadValue(word, wanted) => write!(f, "bad value in option {word:?}: {wanted}"),
         }
     }
@@ -57,7 +59,12 @@ impl Config {
             match word.split_once('=') {
                 Some(("vbd-memory", value)) => {
                     let kib = value.parse().ok().filter(|kib| (256..=16384).contains(kib));
-                    config.budget = budget(kib.ok_or(bad("256 to 16384 KiB"))?);
+                    let persistent = config.budget.persistent;
+                    config.budget = Budget { persistent, ..budget(kib.ok_or(bad("256 to 16384 KiB"))?) };
+                }
+                Some(("persistent-grants", value)) => {
+                    let pages = value.parse().ok().filter(|pages| (0..=4096).contains(pages));
+                    config.budget.persistent = pages.ok_or(bad("0 to 4096 pages"))?;
                 }
                 Some(("disk-timeout", value)) => {
                     let seconds = value.parse().ok().filter(|seconds| (1..=600).contains(seconds));
@@ -76,7 +83,7 @@ fn budget(kib: usize) -> Budget {
     let pages = kib / 4;
     // Twice as many pages as requests, because each may hold one for its list of segments.
     let requests = (pages / 2).min(256);
-    Budget { requests: u16::try_from(requests).unwrap_or(u16::MAX), parts: requests, pages }
+    Budget { requests: u16::try_from(requests).unwrap_or(u16::MAX), parts: requests, pages, ..Budget::default() }
 }
 
 fn level(value: &str) -> Option<log::LevelFilter> {
@@ -99,8 +106,8 @@ mod tests {
 
     #[test]
     fn options_are_read_in_any_order() {
-        let budget = Budget { requests: 128, parts: 128, pages: 256 };
-        let config = Config::parse("log=warn  disk-timeout=5 vbd-memory=1024");
+        let budget = Budget { requests: 128, parts: 128, pages: 256, persistent: 352 };
+        let config = Config::parse("log=warn persistent-grants=352  disk-timeout=5 vbd-memory=1024");
         assert_eq!(config, Ok(Config { budget, disk_timeout: Duration::from_secs(5), log: log::LevelFilter::Warn }));
     }
 
@@ -121,6 +128,8 @@ mod tests {
             "disk-timeout=0",
             "disk-timeout=601",
             "disk-timeout=1s",
+            "persistent-grants=4097",
+            "persistent-grants=yes",
             "log=debug",
             "log=",
         ] {
@@ -131,7 +140,7 @@ mod tests {
     #[test]
     fn every_budget_has_pages_to_spare_for_lists() {
         for kib in [256, 1000, 16384] {
-            let Budget { requests, parts, pages } = budget(kib);
+            let Budget { requests, parts, pages, .. } = budget(kib);
             assert!(usize::from(requests) * 2 <= pages && parts > 0);
         }
     }

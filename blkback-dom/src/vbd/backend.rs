@@ -101,7 +101,7 @@ impl<H: Hypervisor + Dma> Backend for Vbds<H> {
     async fn offer(&self, path: &BackendPath) -> Result<Keys, Fault> {
         let keys = BackendKeys::read(&self.hyp, path).await?;
         let (_, volume) = self.open(path, &keys)?;
-        Ok(offer(&keys, &volume))
+        Ok(offer(&keys, &volume, self.budget.persistent > 0))
     }
 
     async fn connect(&self, path: &BackendPath, frontend: &FrontendPath, poke: &Signal) -> Result<VbdId, Fault> {
@@ -119,10 +119,12 @@ impl<H: Hypervisor + Dma> Backend for Vbds<H> {
             map: volume.map,
             buffers,
             budget: self.budget,
+            persistent: front.persistent,
             signal: poke.clone(),
         };
         let id = self.plane.borrow_mut().attach(parts);
-        log::info!("{path}: {}, {sectors} sectors", keys.target.escape_default());
+        let persistent = if front.persistent && self.budget.persistent > 0 { ", persistent grants" } else { "" };
+        log::info!("{path}: {}, {sectors} sectors{persistent}", keys.target.escape_default());
         self.connected.borrow_mut().push(Connected { id, target, sectors, resized: false, signal: poke.clone() });
         Ok(id)
     }

@@ -6,6 +6,7 @@ use xen_pv_rt::hyp::{Hypervisor, PAGE_SIZE};
 
 use super::cause::Cause;
 use super::device::Vbd;
+use super::in_place::InPlace;
 use super::plane::Controllers;
 use super::work::{Kind, PART_PAGES, Part, Stage, Work};
 use crate::disk::{Geometry, SECTOR_BYTES};
@@ -115,6 +116,10 @@ impl<H: Hypervisor> Vbd<H> {
             return self.stage(number, index, kind, piece, 0);
         }
         let most = most_pages(&reach.geometry);
+        if let Some((spans, sectors)) = self.in_place(index, piece.sectors, most) {
+            piece.sectors = sectors;
+            return self.stage_in_place(number, index, kind, piece, &spans);
+        }
         let wanted = usize::try_from(piece.sectors.div_ceil(PAGE_SECTORS)).unwrap_or(most).min(most);
         let available = self.buffers.available();
         // Cutting it up makes more commands of it, which is worse than to wait for buffers that will come back.
@@ -132,6 +137,17 @@ impl<H: Hypervisor> Vbd<H> {
             work.fail(cause);
         }
         Built::Whole
+    }
+
+    /// Makes a part of pages of the frontend's and queues it for its disk.
+    fn stage_in_place(&mut self, number: u16, index: u16, kind: Kind, piece: Piece, spans: &InPlace) -> Built {
+        let Some(mut part) = self.free_parts.pop() else { return Built::Blocked };
+        self.pin_spans(&mut part, spans);
+        let Some(work) = self.work_mut(index) else { return Built::Whole };
+        fill(&mut part, number, index, kind, piece, work);
+        part.ready = true;
+        self.staged.push_back(part);
+        Built::Part
     }
 
     /// Makes a part with `pages` buffers and queues it for its disk.

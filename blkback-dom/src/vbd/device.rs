@@ -11,6 +11,7 @@ use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::Fault;
 
 use super::cause::{Cause, VbdCounters};
+use super::mappings::{Mappings, Wanted};
 use super::queue::Queue;
 use super::work::{Kind, Part, Segments, Stage, Work};
 use super::{Budget, REPORT_INTERVAL};
@@ -28,6 +29,8 @@ pub(crate) struct VbdParts<H: Hypervisor> {
     pub(crate) limits: Limits,
     pub(crate) buffers: DmaPool,
     pub(crate) budget: Budget,
+    /// The frontend uses its grants again.
+    pub(crate) persistent: bool,
     /// Raised on a fault, when errors are to be reported, and when everything is back after the end.
     pub(crate) signal: Signal,
 }
@@ -42,6 +45,7 @@ pub(super) struct Vbd<H: Hypervisor> {
     pub(super) disks: Vec<crate::volume::DiskRef>,
     pub(super) limits: Limits,
     pub(super) buffers: DmaPool,
+    pub(super) mappings: Mappings<H>,
     works: Vec<Option<Work>>,
     /// Numbers of unused entries of `works`.
     free_works: Vec<u16>,
@@ -69,7 +73,7 @@ pub(super) struct Vbd<H: Hypervisor> {
 
 impl<H: Hypervisor> Vbd<H> {
     pub(super) fn new(parts: VbdParts<H>) -> Self {
-        let Budget { requests, parts: part_count, .. } = parts.budget;
+        let Budget { requests, parts: part_count, persistent, .. } = parts.budget;
         Self {
             frontend: parts.frontend,
             devid: parts.devid,
@@ -78,6 +82,7 @@ impl<H: Hypervisor> Vbd<H> {
             map: parts.map,
             limits: parts.limits,
             buffers: parts.buffers,
+            mappings: Mappings::new(if parts.persistent { persistent } else { 0 }),
             works: (0..requests).map(|_| None).collect(),
             free_works: (0..requests).rev().collect(),
             todo: VecDeque::with_capacity(requests.into()),
@@ -174,9 +179,26 @@ impl<H: Hypervisor> Vbd<H> {
         (&self.works, &mut self.staged)
     }
 
-    /// Requests whose list of segments is to be fetched.
-    pub(super) fn fetching(&mut self) -> impl Iterator<Item = &mut Work> {
-        self.works.iter_mut().flatten().filter(|work| matches!(work.stage, Stage::Fetch(_)))
+    /// The mapped pages, and the requests whose list of segments is to be fetched.
+    pub(super) fn mappings_and_fetching(&mut self) -> (&Mappings<H>, impl Iterator<Item = &mut Work>) {
+        let fetching = self.works.iter_mut().flatten().filter(|work| matches!(work.stage, Stage::Fetch(_)));
+        (&self.mappings, fetching)
+    }
+
+    /// Maps the pages of requests that were not considered yet, as far as there is room.
+    pub(super) fn map_new(&mut self, hyp: &H, now: Instant) {
+        let mut wanted = Wanted::new();
+        for work in self.works.iter_mut().flatten().filter(|work| !work.considered && work.stage == Stage::Data) {
+            work.considered = true;
+            let segments = (0..).map_while(|index| work.segments.get(index)).map(|segment| segment.gref());
+            for gref in segments.chain(work.list) {
+                if self.mappings.wants(gref, &wanted) && wanted.push(gref).is_ok() && wanted.is_full() {
+                    self.mappings.map(hyp, self.frontend, &wanted, now);
+                    wanted.clear();
+                }
+            }
+        }
+        self.mappings.map(hyp, self.frontend, &wanted, now);
     }
 
     /// Judges the lists that were fetched.
@@ -204,6 +226,9 @@ impl<H: Hypervisor> Vbd<H> {
     pub(super) fn part_done(&mut self, mut part: Box<Part>, now: Instant) {
         let (index, failure) = (part.work, part.failure());
         part.buffers.clear();
+        part.spans.clear();
+        part.pins.iter().for_each(|gref| self.mappings.unpin(*gref, now));
+        part.pins.clear();
         part.failed = None;
         part.copy_error.set(None);
         part.ready = false;

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use embassy_futures::join::{join, join3, join4};
+use embassy_futures::join::{join, join4};
 use ring::blkif::{Abi, MAX_INDIRECT_SEGMENTS};
 use xen_pv_rt::hyp::{GrantRef, RemotePort, Xenstore, XsError};
 use xen_pv_rt::xenbus::backend::{Fault, Keys};
@@ -73,7 +73,7 @@ impl BackendKeys {
 }
 
 /// What we offer for a volume.
-pub(super) fn offer(keys: &BackendKeys, volume: &Volume) -> Keys {
+pub(super) fn offer(keys: &BackendKeys, volume: &Volume, persistent: bool) -> Keys {
     let mut info = 0;
     for (is, flag) in [
         (keys.cdrom || volume.cdrom, CDROM),
@@ -85,7 +85,7 @@ pub(super) fn offer(keys: &BackendKeys, volume: &Volume) -> Keys {
     let mut offer = alloc::vec![
         ("feature-flush-cache", "1".to_string()),
         ("feature-barrier", "1".to_string()),
-        ("feature-persistent", "0".to_string()),
+        ("feature-persistent", u8::from(persistent).to_string()),
         ("feature-max-indirect-segments", MAX_INDIRECT_SEGMENTS.to_string()),
         ("max-ring-page-order", MAX_RING_PAGE_ORDER.to_string()),
         ("multi-queue-max-queues", MAX_QUEUES.to_string()),
@@ -129,6 +129,8 @@ pub(super) struct QueueKeys {
 pub(super) struct FrontendKeys {
     /// `protocol`.
     pub(super) abi: Abi,
+    /// `feature-persistent`: it uses its grants again. Anything but a number other than 0 means that it does not.
+    pub(super) persistent: bool,
     /// Its queues, at least one.
     pub(super) queues: Vec<QueueKeys>,
 }
@@ -139,10 +141,11 @@ impl FrontendKeys {
     /// # Errors
     /// The key that is missing, malformed or not what was offered.
     pub(super) async fn read(xs: &impl Xenstore, frontend: &FrontendPath) -> Result<Self, Fault> {
-        let (protocol, queue_count, order) = join3(
+        let (protocol, queue_count, order, persistent) = join4(
             async { read_text(xs, &frontend.key("protocol")).await },
             async { read_number_or::<u32>(xs, &frontend.key("multi-queue-num-queues"), 1).await },
             async { read_number_or::<u32>(xs, &frontend.key("ring-page-order"), 0).await },
+            async { read_number_or::<u32>(xs, &frontend.key("feature-persistent"), 0).await },
         )
         .await;
         let protocol = match protocol {
@@ -161,7 +164,7 @@ impl FrontendKeys {
             queues.push(QueueKeys::read(xs, frontend, &prefix, pages).await?);
         }
         check_distinct(&queues)?;
-        Ok(Self { abi, queues })
+        Ok(Self { abi, persistent: persistent.is_ok_and(|flag| flag != 0), queues })
     }
 }
 

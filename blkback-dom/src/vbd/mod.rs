@@ -6,6 +6,8 @@
 //! - `plane`, `device`, `work`, `copies`: the data plane. A request is copied off the ring once, validated, and
 //!   becomes commands for disks; its data goes through buffers of this domain by grant copy, so no disk ever
 //!   reaches a guest's memory.
+//! - `mappings`, `in_place`: the exception, if it is asked for: pages of a frontend that stay mapped, which a disk
+//!   reads and writes itself.
 //!
 //! Requests are answered in the order in which disks finish them; flushes and barriers see to the order that
 //! frontends are promised (`docs/durability.md`).
@@ -17,7 +19,9 @@ mod build;
 mod cause;
 mod copies;
 mod device;
+mod in_place;
 mod keys;
+mod mappings;
 mod plane;
 mod queue;
 mod work;
@@ -38,11 +42,13 @@ pub struct Budget {
     /// Buffers of a page each; at least twice as many as `requests`, because each may hold on to one for its
     /// list of segments.
     pub pages: usize,
+    /// Pages of a frontend that stay mapped, if it knows of persistent grants; 0: all data is copied.
+    pub persistent: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { requests: 64, parts: 64, pages: 160 }
+        Self { requests: 64, parts: 64, pages: 160, persistent: 0 }
     }
 }
 

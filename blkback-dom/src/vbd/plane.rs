@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, Instant, PeerSpan};
 use xen_pv_rt::xenbus::backend::Fault;
@@ -121,7 +122,8 @@ impl<H: Hypervisor> Plane<H> {
     pub(crate) fn detach(&mut self, id: VbdId) -> Vec<H::Page> {
         let Some(vbd) = self.vbds.get_mut(usize::from(id.0)).and_then(Option::take) else { return Vec::new() };
         self.reserved = self.reserved.saturating_sub(vbd.part_count);
-        vbd.queues.into_iter().flat_map(super::queue::Queue::into_pages).collect()
+        let rings = vbd.queues.into_iter().flat_map(super::queue::Queue::into_pages);
+        rings.chain(vbd.mappings.into_pages()).collect()
     }
 
     fn get(&self, id: VbdId) -> Option<&Vbd<H>> {
@@ -167,6 +169,7 @@ impl<H: Hypervisor> Plane<H> {
         self.settle(now);
         busy |= self.take(now);
         busy |= self.fetch(now);
+        self.map(now);
         for (vbd, number) in self.vbds.iter_mut().zip(0_u16..) {
             if let Some(vbd) = vbd {
                 busy |= vbd.build(number, controllers, now);
@@ -199,7 +202,11 @@ impl<H: Hypervisor> Plane<H> {
     /// Copies what was read to the frontends.
     fn copy_out(&mut self) {
         let mut batch = CopyBatch::new(&self.hyp);
-        for part in self.finished.iter().filter(|part| part.kind == Kind::Read && part.failed.is_none()) {
+        for part in self
+            .finished
+            .iter()
+            .filter(|part| part.kind == Kind::Read && part.failed.is_none() && part.spans.is_empty())
+        {
             let Some(Some(vbd)) = self.vbds.get(usize::from(part.vbd)) else { continue };
             if let Some(work) = vbd.work(part.work) {
                 scatter(&mut batch, vbd.frontend, part, &work.segments);
@@ -231,14 +238,19 @@ impl<H: Hypervisor> Plane<H> {
         let mut any = false;
         for vbd in self.vbds.iter_mut().flatten() {
             let (domid, buffers) = (vbd.frontend, vbd.buffers.clone());
-            for work in vbd.fetching() {
+            let (mappings, fetching) = vbd.mappings_and_fetching();
+            for work in fetching {
                 let (Stage::Fetch(indirect), Some(buffer)) = (work.stage, buffers.take()) else { break };
                 work.segments = Segments::Listed(buffer);
                 let super::work::Work { segments: Segments::Listed(list), fetch_error, .. } = work else { break };
                 let Some(dest) = list.bytes_mut().get_mut(..usize::from(indirect.list_bytes())) else { break };
+                any = true;
+                if let Some(page) = mappings.page(indirect.gref()) {
+                    read_words(page, dest);
+                    continue;
+                }
                 let source = CopySource::Peer(PeerSpan { domid, gref: indirect.gref(), offset: 0 });
                 batch.push(fetch_error, source, CopyDest::Local(dest), indirect.list_bytes());
-                any = true;
             }
         }
         batch.run();
@@ -249,6 +261,15 @@ impl<H: Hypervisor> Plane<H> {
             self.vbds.iter_mut().flatten().for_each(|vbd| vbd.fetched(now));
         }
         any
+    }
+
+    /// Maps pages of frontends that use them again, and lets go of those that they do not use any more.
+    fn map(&mut self, now: Instant) {
+        let Self { vbds, hyp, .. } = self;
+        for vbd in vbds.iter_mut().flatten().filter(|vbd| vbd.mappings.is_used()) {
+            vbd.map_new(hyp, now);
+            vbd.mappings.release_idle(hyp, now);
+        }
     }
 
     /// Copies what is to be written from the frontends.
@@ -350,10 +371,19 @@ impl<H: Hypervisor> Plane<H> {
     }
 }
 
+/// Copies from a page that its owner may be writing: each word is loaded once.
+fn read_words(page: &[AtomicU32], dest: &mut [u8]) {
+    for (bytes, word) in dest.chunks_mut(4).zip(page) {
+        let word = word.load(Ordering::Relaxed).to_le_bytes();
+        bytes.iter_mut().zip(word).for_each(|(byte, value)| *byte = value);
+    }
+}
+
 fn submit_part(part: &Part, tag: u32, controllers: &mut dyn Controllers) -> Result<(), SubmitError> {
     let controller = controllers.get(part.disk.controller).ok_or(SubmitError::Gone)?;
     let mut spans: heapless::Vec<Span, PART_PAGES> = heapless::Vec::new();
     let mut left = part.data_bytes();
+    spans.extend(part.spans.iter().copied());
     for buffer in &part.buffers {
         let len = left.min(PAGE);
         left = left.saturating_sub(len);

@@ -8,10 +8,10 @@ use core::cell::Cell;
 
 use ring::Ticket;
 use ring::blkif::{Command, Direct, Direction, Discard, Indirect, Operation, Segment, Transfer, segment_at};
-use xen_pv_rt::hyp::{DmaBuf, GrantError};
+use xen_pv_rt::hyp::{DmaBuf, GrantError, GrantRef};
 
 use super::cause::Cause;
-use crate::disk::SECTOR_BYTES;
+use crate::disk::{SECTOR_BYTES, Span};
 use crate::volume::DiskRef;
 
 /// Most pages of a part.
@@ -112,6 +112,10 @@ pub(super) struct Work {
     pub(super) failed: Option<Cause>,
     /// What went wrong while the list was fetched.
     pub(super) fetch_error: Cell<Option<GrantError>>,
+    /// The page that lists its segments.
+    pub(super) list: Option<GrantRef>,
+    /// Its pages have been considered for mapping.
+    pub(super) considered: bool,
 }
 
 impl Work {
@@ -133,13 +137,18 @@ impl Work {
             parts: 0,
             failed: None,
             fetch_error: Cell::new(None),
+            list: None,
+            considered: false,
         };
         match command {
             Command::Transfer(transfer, direct) => {
                 work.segments = Segments::Direct(direct);
                 work.set_transfer(&transfer);
             }
-            Command::Indirect(indirect) => work.stage = Stage::Fetch(indirect),
+            Command::Indirect(indirect) => {
+                work.stage = Stage::Fetch(indirect);
+                work.list = Some(indirect.gref());
+            }
             Command::Flush => {}
             Command::Discard(Discard { sector, sectors, secure: _ }) => {
                 work.kind = Kind::Discard;
@@ -223,6 +232,9 @@ pub(super) struct Part {
     pub(super) at: Position,
     /// Our copy of the data, packed.
     pub(super) buffers: heapless::Vec<DmaBuf, PART_PAGES>,
+    /// Or the frontend's own pages, in place of buffers: where they are, and the grants to let go of.
+    pub(super) spans: heapless::Vec<Span, PART_PAGES>,
+    pub(super) pins: heapless::Vec<GrantRef, PART_PAGES>,
     /// The data is in `buffers`, or need not be.
     pub(super) ready: bool,
     /// What went wrong with a copy.
@@ -242,6 +254,8 @@ impl Part {
             sectors: 0,
             at: Position { segment: 0, byte: 0 },
             buffers: heapless::Vec::new(),
+            spans: heapless::Vec::new(),
+            pins: heapless::Vec::new(),
             ready: false,
             copy_error: Cell::new(None),
             failed: None,

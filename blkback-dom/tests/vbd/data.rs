@@ -188,7 +188,7 @@ fn a_discard_reaches_the_disk_in_pieces_it_takes_bf_19() {
 
 #[test]
 fn a_tiny_budget_serves_the_largest_request_bf_43() {
-    let mut rig = Rig::with(Budget { requests: 2, parts: 1, pages: 12 }, |_| {});
+    let mut rig = Rig::with(Budget { requests: 2, parts: 1, pages: 12, persistent: 0 }, |_| {});
     let guest = rig.guest_on("nvme0n1");
     let (segments, _pages) = rig.pages(guest, 256, |number| !number as u8);
     let (list, list_page) = rig.fronts[guest].page(Access::ReadOnly);

@@ -169,7 +169,7 @@ fn a_frontend_that_never_reads_its_answers_is_served_within_its_ring_bf_42() {
 
 #[test]
 fn the_largest_rings_and_requests_hold_what_the_budget_says_bf_43() {
-    let budget = Budget { requests: 16, parts: 16, pages: 40 };
+    let budget = Budget { requests: 16, parts: 16, pages: 40, persistent: 0 };
     let mut rig = Rig::with(budget, |_| {});
     let before = rig.xen.memory().pages_in_use();
     let options = BlkfrontOptions { queues: 4, order: 4, ..BlkfrontOptions::default() };

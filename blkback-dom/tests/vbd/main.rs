@@ -25,6 +25,7 @@ mod handshake;
 mod history;
 mod hostile;
 mod layouts;
+mod persistent;
 mod ram;
 mod replay;
 mod resize;

@@ -188,7 +188,7 @@ fn a_power_cut_anywhere_loses_nothing_that_was_flushed_ft_17() {
 #[test]
 fn a_power_cut_loses_nothing_with_the_least_of_buffers_ft_17() {
     for seed in 0..6 {
-        let outcome = trace(seed, 150, Budget { requests: 8, parts: 3, pages: 24 }, false);
+        let outcome = trace(seed, 150, Budget { requests: 8, parts: 3, pages: 24, persistent: 0 }, false);
         assert_eq!(outcome, Ok(()), "seed {seed}");
     }
 }

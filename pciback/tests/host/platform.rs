@@ -299,6 +299,9 @@ impl Grants for Platform {
     fn map(&self, _: Domid, _: &[GrantRef], _: Access) -> Vec<Result<Self::Page, GrantError>> {
         unimplemented!()
     }
+    fn maddr(&self, _: &Self::Page) -> Maddr {
+        unimplemented!()
+    }
     fn unmap(&self, _: Vec<Self::Page>) {
         unimplemented!()
     }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 
 use xen_pv_rt::hyp::{
-    Access, CopyDest, CopySource, Domid, GrantCopy, GrantError, GrantRef, Grants as GrantOps, PAGE_SIZE, PeerSpan,
-    SharedPage,
+    Access, CopyDest, CopySource, Domid, GrantCopy, GrantError, GrantRef, Grants as GrantOps, Lent, Maddr, PAGE_SIZE,
+    PeerSpan, SharedPage,
 };
 
 use crate::faults::{CopyOp, consult};
@@ -129,6 +129,13 @@ impl FakeXen {
         gref
     }
 
+    /// Puts another page behind a grant, as a frontend can at any time: who has mapped it keeps the old page.
+    pub fn replace(&self, domid: Domid, gref: GrantRef, page: &Page) {
+        let mut grants = self.0.grants.borrow_mut();
+        let grant = grants.tables.get_mut(&domid).and_then(|table| table.get_mut(&gref));
+        grant.expect("a grant of that domain").page = page.clone();
+    }
+
     /// Ends a grant. Returns whether it was mapped, in which case it stays: the frontend cannot have its page
     /// back.
     pub fn revoke(&self, domid: Domid, gref: GrantRef) -> bool {
@@ -176,6 +183,8 @@ pub struct MappedPage {
     domid: Domid,
     gref: GrantRef,
     page: Page,
+    /// Devices reach it while it is mapped.
+    lent: Lent,
 }
 
 impl Deref for MappedPage {
@@ -236,9 +245,14 @@ impl GrantOps for FakeHyp {
             let mut grants = self.0.grants.borrow_mut();
             let grant = grants.find(self.0.backend, domid, *gref, access)?;
             grant.mapped += 1;
-            Ok(MappedPage { machine: self.0.clone(), domid, gref: *gref, page: grant.page.clone() })
+            let (page, lent) = (grant.page.clone(), self.0.memory.lend(grant.page.memory()));
+            Ok(MappedPage { machine: self.0.clone(), domid, gref: *gref, page, lent })
         };
         grefs.iter().map(map).collect()
+    }
+
+    fn maddr(&self, page: &MappedPage) -> Maddr {
+        page.lent.maddr()
     }
 
     fn unmap(&self, pages: Vec<MappedPage>) {

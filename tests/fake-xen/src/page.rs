@@ -24,6 +24,11 @@ impl Page {
         &self.0
     }
 
+    /// The memory itself.
+    pub(crate) fn memory(&self) -> Rc<[AtomicU32]> {
+        self.0.clone()
+    }
+
     /// Loads the word at index `word`.
     pub fn word(&self, word: usize) -> u32 {
         self.0[word].load(Ordering::SeqCst)

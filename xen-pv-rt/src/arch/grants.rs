@@ -9,7 +9,9 @@ use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use spin::mutex::SpinMutex;
 
-use crate::hyp::{Access, CopyDest, CopySource, Domid, GrantCopy, GrantError, GrantRef, Grants, PAGE_SIZE, SharedPage};
+use crate::hyp::{
+    Access, CopyDest, CopySource, Domid, GrantCopy, GrantError, GrantRef, Grants, Maddr, PAGE_SIZE, SharedPage,
+};
 
 use super::abi::{DOMID_SELF, gnttab, nr};
 use super::hypercall;
@@ -38,6 +40,7 @@ fn outcome(status: i16) -> Result<(), GrantError> {
 pub struct MappedPage {
     va: u64,
     handle: u32,
+    maddr: Maddr,
 }
 
 impl Deref for MappedPage {
@@ -98,6 +101,10 @@ impl Grants for Xen {
         pages
     }
 
+    fn maddr(&self, page: &MappedPage) -> Maddr {
+        page.maddr
+    }
+
     fn unmap(&self, pages: Vec<MappedPage>) {
         let mappings: Vec<_> = pages.iter().map(|page| (page.va, page.handle)).collect();
         pages.into_iter().for_each(core::mem::forget);
@@ -137,7 +144,8 @@ fn map_chunk(domid: Domid, grefs: &[GrantRef], access: Access, pages: &mut Vec<R
     for op in ops {
         let status = if called.is_err() { Err(GrantError::General) } else { outcome(op.status) };
         pages.push(match status {
-            Ok(()) => Ok(MappedPage { va: op.host_addr, handle: op.handle }),
+            // With an IOMMU, Xen has entered the frame there too: a PV domain's devices see machine addresses.
+            Ok(()) => Ok(MappedPage { va: op.host_addr, handle: op.handle, maddr: Maddr::from_raw(op.dev_bus_addr) }),
             Err(error) => {
                 if op.host_addr != 0 {
                     memory::with(|m| m.free_window(op.host_addr));

@@ -10,7 +10,7 @@ use core::fmt;
 use core::ops::Deref;
 use core::sync::atomic::AtomicU32;
 
-use super::{Domid, GrantRef};
+use super::{Domid, GrantRef, Maddr};
 
 /// Bytes in a page, and the most one grant reference covers.
 pub const PAGE_SIZE: usize = 4096;
@@ -146,6 +146,9 @@ pub trait Grants {
     fn map_one(&self, domid: Domid, gref: GrantRef) -> Result<Self::Page, GrantError> {
         self.map(domid, &[gref], Access::ReadWrite).pop().unwrap_or(Err(GrantError::General))
     }
+
+    /// Where a device of ours finds a mapped page, for as long as it is mapped.
+    fn maddr(&self, page: &Self::Page) -> Maddr;
 
     /// Unmaps pages, one hypercall for all. Dropping them one by one does the same, slower.
     fn unmap(&self, pages: Vec<Self::Page>);

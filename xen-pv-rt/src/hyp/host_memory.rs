@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::alloc::Layout;
 use core::cell::RefCell;
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicU32;
 
 use super::{Dma, DmaError, DmaPool, DmaRing, Maddr, PAGE_SIZE, PageOwner, RawDma};
 
@@ -21,7 +22,30 @@ pub struct DmaFault(pub Maddr);
 struct Inner {
     /// Start address to (memory, pages).
     regions: RefCell<BTreeMap<u64, (NonNull<u8>, usize)>>,
+    /// Start addresses of regions that are lent, not allocated.
+    lent: RefCell<Vec<u64>>,
     next: core::cell::Cell<u64>,
+}
+
+/// Memory of somebody else's that devices reach until this is dropped.
+pub struct Lent {
+    memory: HostMemory,
+    maddr: Maddr,
+    _words: Rc<[AtomicU32]>,
+}
+
+impl Lent {
+    /// Where a device finds it.
+    pub fn maddr(&self) -> Maddr {
+        self.maddr
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.memory.0.regions.borrow_mut().remove(&self.maddr.into_raw());
+        self.memory.0.lent.borrow_mut().retain(|start| *start != self.maddr.into_raw());
+    }
 }
 
 /// Allocates DMA memory on the host and lets device models reach it.
@@ -50,17 +74,34 @@ impl HostMemory {
 
     /// Pages allocated now.
     pub fn pages_in_use(&self) -> usize {
-        self.0.regions.borrow().values().map(|(_, pages)| pages).sum()
+        let lent = self.0.lent.borrow().len();
+        self.0.regions.borrow().values().map(|(_, pages)| pages).sum::<usize>().saturating_sub(lent)
+    }
+
+    /// Lets devices reach one page of somebody else's.
+    pub fn lend(&self, words: Rc<[AtomicU32]>) -> Lent {
+        assert_eq!(words.len(), PAGE_SIZE / 4, "a page is lent as a whole");
+        let maddr = self.fresh(PAGE_SIZE);
+        // Atomic words may be written through a shared reference.
+        let start = NonNull::from(&words[..]).cast::<u8>();
+        self.0.regions.borrow_mut().insert(maddr, (start, 1));
+        self.0.lent.borrow_mut().push(maddr);
+        Lent { memory: self.clone(), maddr: Maddr::from_raw(maddr), _words: words }
+    }
+
+    /// An unused address: a gap after each region, and beyond 4 GiB, so that truncation and false adjacency show.
+    fn fresh(&self, bytes: usize) -> u64 {
+        let maddr = 0x1_0000_0000_u64.saturating_add(self.0.next.get());
+        let step = u64::try_from(bytes.saturating_add(PAGE_SIZE)).unwrap_or(u64::MAX);
+        self.0.next.set(self.0.next.get().saturating_add(step));
+        maddr
     }
 
     fn allocate(&self, pages: usize) -> Result<RawDma, DmaError> {
         let layout = layout(pages.max(1)).ok_or(DmaError::OutOfMemory)?;
         // SAFETY: the layout is not empty.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or(DmaError::OutOfMemory)?;
-        // A gap after each region, and addresses beyond 4 GiB, so that truncation and false adjacency show.
-        let maddr = 0x1_0000_0000_u64.saturating_add(self.0.next.get());
-        let step = u64::try_from(layout.size().saturating_add(PAGE_SIZE)).unwrap_or(u64::MAX);
-        self.0.next.set(self.0.next.get().saturating_add(step));
+        let maddr = self.fresh(layout.size());
         self.0.regions.borrow_mut().insert(maddr, (ptr, pages.max(1)));
         // SAFETY: fresh, zeroed, page aligned, ours alone until released.
         Ok(unsafe { RawDma::from_raw(ptr, Maddr::from_raw(maddr), pages.max(1), self.0.clone()) })

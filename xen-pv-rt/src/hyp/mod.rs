@@ -25,7 +25,7 @@ pub use grants::{
     Access, CopyDest, CopySource, GrantCopy, GrantError, Grants, PAGE_SIZE, PeerSpan, RingPage, SharedPage,
 };
 #[cfg(not(xen_guest))]
-pub use host_memory::{DmaFault, HostMemory};
+pub use host_memory::{DmaFault, HostMemory, Lent};
 pub use ids::{Domid, GrantRef, Maddr, Mfn, Pfn, Pirq, Port, RemotePort};
 pub use memory_use::MemoryUse;
 pub use mmio::{Mmio, MmioError, MmioSpace};
