@@ -11,6 +11,7 @@ use crate::failure::{Doing, Failure, Result};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
+use crate::suite::TestBed;
 use crate::wire::{Wire, WireConfig};
 
 /// The driver domain's name in `xl list` and in `backend=`.
@@ -99,6 +100,20 @@ pub struct Bed {
     guests: BTreeMap<String, Guest>,
     /// Held as long as the bed writes its logs.
     _lock: File,
+}
+
+impl TestBed for Bed {
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.guests.clear();
+        let script = "kill -CONT $(cat /run/xen/xenstored.pid)\n\
+                      for id in $(xl list | awk 'NR > 2 { print $2 }' | sort -rn); do xl destroy $id; done\n\
+                      for id in $(xl network-list 0 | awk 'NR > 1 { print $1 }'); do xl network-detach 0 $id; done";
+        self.dom0().run(script, Duration::from_secs(180)).map(|_| ())
+    }
 }
 
 impl Bed {
@@ -234,18 +249,6 @@ impl Bed {
     pub fn destroy(&mut self, guest: Guest) -> Result<()> {
         self.guests.remove(&guest.name);
         guest.destroy()
-    }
-
-    /// Destroys every domain but Dom0, so that the next scenario starts clean after a failed one.
-    ///
-    /// # Errors
-    /// Dom0 does not answer.
-    pub fn reset(&mut self) -> Result<()> {
-        self.guests.clear();
-        let script = "kill -CONT $(cat /run/xen/xenstored.pid)\n\
-                      for id in $(xl list | awk 'NR > 2 { print $2 }' | sort -rn); do xl destroy $id; done\n\
-                      for id in $(xl network-list 0 | awk 'NR > 1 { print $1 }'); do xl network-detach 0 $id; done";
-        self.dom0().run(script, Duration::from_secs(180)).map(|_| ())
     }
 }
 

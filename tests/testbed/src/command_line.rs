@@ -12,9 +12,9 @@ use crate::disk::{Disk, DiskModel};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
-use crate::scenario::{self, Choice, Tally};
+use crate::scenario::{self, Choice};
 use crate::storage::{self, StorageConfig};
-use crate::suite::{Length, Selection};
+use crate::suite::{Length, Selection, Tally};
 use crate::wire::{Wire, WireConfig};
 use crate::{demo, evidence, terminal};
 
@@ -80,8 +80,8 @@ struct Test {
     #[arg(long)]
     nic: Vec<NicModel>,
     /// Only scenarios whose name contains one of these words, separated by commas; long ones too.
-    #[arg(long, default_value = "")]
-    only: String,
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
     /// Who drives the card.
     #[arg(long, default_value = "bulkhead")]
     driver: Driver,
@@ -260,7 +260,10 @@ fn execute_test(test: &Test) -> bool {
         }
     }
     let tally = side_by_side(test.jobs, &beds, |(config, first)| {
-        scenario::run_all(config, Choice { only: &test.only, long: test.all, runtime: *first })
+        // The long scenarios are not about cards: once for each release.
+        let longest = if test.all && *first { Length::Long } else { Length::Medium };
+        let selection = &Selection { only: test.only.clone(), longest };
+        scenario::run_all(config, &Choice { selection, runtime: *first })
     });
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0

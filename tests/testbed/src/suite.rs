@@ -1,11 +1,11 @@
 //! Runs the scenarios of a bed one after another: a line for each, and after a failure the evidence and a clean bed.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::evidence;
 use crate::failure::Result;
 use crate::machine::Machine;
-use crate::scenario::Tally;
 
 /// What scenarios work on.
 pub trait TestBed {
@@ -61,8 +61,31 @@ impl Selection {
     }
 }
 
-/// Runs `chosen` on a bed that `set_up` makes.
-pub fn run<B: TestBed>(tag: &str, set_up: impl FnOnce() -> Result<B>, chosen: &[&Scenario<B>]) -> Tally {
+/// How many scenarios did what.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Tally {
+    /// Did what their names say.
+    pub passed: usize,
+    /// Did not.
+    pub failed: usize,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub fn add(&mut self, other: Self) {
+        self.passed = self.passed.saturating_add(other.passed);
+        self.failed = self.failed.saturating_add(other.failed);
+    }
+}
+
+/// Runs `chosen` on a bed that `set_up` makes and whose logs are in `logs`, then `finish`.
+pub fn run<B: TestBed>(
+    tag: &str,
+    logs: &Path,
+    set_up: impl FnOnce() -> Result<B>,
+    chosen: &[&Scenario<B>],
+    finish: impl FnOnce(&mut B),
+) -> Tally {
     if chosen.is_empty() {
         return Tally::default();
     }
@@ -71,12 +94,14 @@ pub fn run<B: TestBed>(tag: &str, set_up: impl FnOnce() -> Result<B>, chosen: &[
         Ok(bed) => bed,
         Err(failure) => {
             println!("[{tag}] FAIL boot: {failure}");
+            evidence::print_ends(logs);
             return Tally { passed: 0, failed: chosen.len() };
         }
     };
     let machine = bed.machine();
     println!("[{tag}] Dom0 is up after {}, logs in {}", seconds(machine.boot_time), machine.logs.display());
     let tally = run_chosen(&mut bed, tag, chosen);
+    finish(&mut bed);
     if bed.machine().collect_logs().is_err() {
         println!("[{tag}] logs of Dom0 could not be collected");
     }

@@ -8,6 +8,7 @@ use super::checks::{eventually, no_bad_frames, ping};
 use crate::bed::Bed;
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::Guest;
+use crate::suite::TestBed as _;
 
 const PAGE_LIMIT: Duration = Duration::from_secs(30);
 

@@ -22,23 +22,17 @@ mod soak;
 pub mod statistics;
 mod traffic;
 
-use std::time::{Duration, Instant};
-
 use crate::bed::{Bed, BedConfig, Driver};
 use crate::failure::Result;
 use crate::measure::Costs;
+use crate::suite::{self, Length, Scenario, Selection, Tally, TestBed as _};
 
-/// One system test.
-#[derive(Debug, Clone, Copy)]
-pub struct Scenario {
-    /// A sentence about behaviour.
-    pub name: &'static str,
-    /// Fails with what went wrong.
-    pub run: fn(&mut Bed) -> Result<()>,
-    /// Whom it is about.
-    pub about: About,
-    /// Whether it takes minutes: then it runs only when all are asked for, or when it is named.
-    pub long_only: bool,
+/// A scenario of the network, and whom it is about.
+#[derive(Debug)]
+pub struct NetworkScenario {
+    /// The scenario. One that takes minutes is [`Length::Long`].
+    scenario: Scenario<Bed>,
+    about: About,
 }
 
 /// What has to change for a scenario to be worth running again.
@@ -56,7 +50,7 @@ pub enum About {
 const LARGE_MIB: u32 = 4096;
 
 /// Every scenario, in the order that wastes least time.
-pub const ALL: &[Scenario] = &[
+pub const ALL: &[NetworkScenario] = &[
     shared("dom0_has_no_hardware_driver", guests::dom0_has_no_hardware_driver),
     shared("dom0_gets_its_only_nic_from_the_driver_domain", guests::dom0_gets_its_only_nic_from_the_driver_domain),
     shared("guests_get_addresses_and_reach_each_other", guests::guests_get_addresses_and_reach_each_other),
@@ -72,10 +66,10 @@ pub const ALL: &[Scenario] = &[
     shared("datagrams_come_back_with_their_content", ipv6::datagrams_come_back_with_their_content),
     shared("guests_reach_each_other_over_ipv6", ipv6::guests_reach_each_other_over_ipv6),
     ours("counters_move_and_only_dom0_reads_them", statistics::counters_move_and_only_dom0_reads_them),
-    long_ours("a_reloaded_frontend_driver_is_served_again", features::a_reloaded_frontend_driver_is_served_again),
-    long_ours("a_restored_guest_is_back_on_the_network", features::a_restored_guest_is_back_on_the_network),
-    long_ours("an_mtu_holds_and_jumbo_frames_stay_whole", features::an_mtu_holds_and_jumbo_frames_stay_whole),
-    long_ours("a_guest_may_look_at_packets_with_xdp", features::a_guest_may_look_at_packets_with_xdp),
+    long("a_reloaded_frontend_driver_is_served_again", features::a_reloaded_frontend_driver_is_served_again),
+    long("a_restored_guest_is_back_on_the_network", features::a_restored_guest_is_back_on_the_network),
+    long("an_mtu_holds_and_jumbo_frames_stay_whole", features::an_mtu_holds_and_jumbo_frames_stay_whole),
+    long("a_guest_may_look_at_packets_with_xdp", features::a_guest_may_look_at_packets_with_xdp),
     shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
     ours("the_link_goes_and_comes_back", link::the_link_goes_and_comes_back),
     shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),
@@ -98,9 +92,9 @@ pub const ALL: &[Scenario] = &[
     runtime("a_stack_that_runs_out_ends_the_domain", runtime::a_stack_that_runs_out_ends_the_domain),
     ours("guests_use_the_addresses_they_were_given", policy::guests_use_the_addresses_they_were_given),
     ours("guests_stay_in_their_vlans", policy::guests_stay_in_their_vlans),
-    long_ours("isolated_guests_reach_the_wire_only", policy::isolated_guests_reach_the_wire_only),
-    long_ours("two_cards_have_a_bridge_each", policy::two_cards_have_a_bridge_each),
-    long_ours("two_cards_share_a_bridge_without_a_loop", policy::two_cards_share_a_bridge_without_a_loop),
+    long("isolated_guests_reach_the_wire_only", policy::isolated_guests_reach_the_wire_only),
+    long("two_cards_have_a_bridge_each", policy::two_cards_have_a_bridge_each),
+    long("two_cards_share_a_bridge_without_a_loop", policy::two_cards_share_a_bridge_without_a_loop),
     ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),
     ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named),
     ours("too_little_memory_is_named", refusals::too_little_memory_is_named),
@@ -111,121 +105,57 @@ pub const ALL: &[Scenario] = &[
     ours("an_unknown_option_is_named", refusals::an_unknown_option_is_named),
 ];
 
-const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::AnyDriver, long_only: false }
+const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
+    NetworkScenario { scenario: Scenario { name, run, length: Length::Short }, about: About::AnyDriver }
 }
 
-const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::Ours, long_only: false }
+const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
+    NetworkScenario { about: About::Ours, ..shared(name, run) }
 }
 
-const fn long_ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { long_only: true, ..ours(name, run) }
+const fn runtime(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
+    NetworkScenario { about: About::Runtime, ..shared(name, run) }
 }
 
-const fn runtime(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::Runtime, long_only: false }
+const fn long(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
+    NetworkScenario { scenario: Scenario { name, run, length: Length::Long }, about: About::Ours }
 }
 
-const fn long(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Scenario {
-    Scenario { name, run, about: About::Ours, long_only: true }
-}
-
-/// How many scenarios did what.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Tally {
-    /// Did what their names say.
-    pub passed: usize,
-    /// Did not.
-    pub failed: usize,
-}
-
-impl Tally {
-    /// Adds another tally.
-    pub fn add(&mut self, other: Self) {
-        self.passed = self.passed.saturating_add(other.passed);
-        self.failed = self.failed.saturating_add(other.failed);
-    }
-}
-
-/// Which scenarios to run.
-#[derive(Debug, Clone, Copy)]
+/// Which scenarios to run on a machine.
+#[derive(Debug)]
 pub struct Choice<'a> {
-    /// Those whose name contains one of these words, separated by commas; empty: all.
-    pub only: &'a str,
-    /// Also those that take minutes.
-    pub long: bool,
-    /// Also those about the runtime, and long ones: once per Xen release is enough.
+    /// By name or length.
+    pub selection: &'a Selection,
+    /// Also those about the runtime: once per Xen release is enough.
     pub runtime: bool,
 }
 
 impl Choice<'_> {
-    fn includes(&self, scenario: &Scenario, driver: Driver) -> bool {
-        let about = match scenario.about {
+    fn takes(&self, entry: &NetworkScenario, driver: Driver) -> bool {
+        let about = match entry.about {
             About::AnyDriver => true,
             About::Ours => driver == Driver::Bulkhead,
             About::Runtime => driver == Driver::Bulkhead && self.runtime,
         };
-        let wanted = if self.only.is_empty() {
-            !scenario.long_only || self.long && self.runtime
-        } else {
-            self.only.split(',').any(|word| scenario.name.contains(word))
-        };
-        about && wanted
+        about && self.selection.takes(&entry.scenario)
     }
 }
 
 /// Boots a bed and runs every chosen scenario, one line each.
-pub fn run_all(config: &BedConfig, choice: Choice<'_>) -> Tally {
+pub fn run_all(config: &BedConfig, choice: &Choice<'_>) -> Tally {
     let tag = format!("xen {} {}", config.xen, config.nic);
-    let chosen: Vec<_> = ALL.iter().filter(|scenario| choice.includes(scenario, config.driver)).copied().collect();
-    println!("[{tag}] booting");
-    let memory_mib = if chosen.iter().any(|scenario| scenario.long_only) { LARGE_MIB } else { config.memory_mib };
+    let entries = ALL.iter().filter(|entry| choice.takes(entry, config.driver));
+    let chosen: Vec<_> = entries.map(|entry| &entry.scenario).collect();
+    let large = chosen.iter().any(|scenario| scenario.length == Length::Long);
+    let memory_mib = if large { LARGE_MIB } else { config.memory_mib };
     let config = &BedConfig { memory_mib, ..config.clone() };
     let nics = if chosen.iter().any(|scenario| scenario.name.contains("two_cards")) { 2 } else { 1 };
-    let mut bed = match Bed::set_up_with(config, nics) {
-        Ok(bed) => bed,
-        Err(failure) => {
-            println!("[{tag}] FAIL boot: {failure}");
-            crate::evidence::print_ends(&config.logs);
-            return Tally { passed: 0, failed: chosen.len().max(1) };
+    let finish = |bed: &mut Bed| {
+        if choice.selection.only.is_empty() && config.driver == Driver::Bulkhead {
+            print_costs(bed, &tag);
         }
     };
-    println!("[{tag}] Dom0 is up after {}, logs in {}", seconds(bed.machine.boot_time), bed.machine.logs.display());
-    let tally = run_chosen(&mut bed, &tag, &chosen);
-    if choice.only.is_empty() && config.driver == Driver::Bulkhead {
-        print_costs(&mut bed, &tag);
-    }
-    if bed.machine.collect_logs().is_err() {
-        println!("[{tag}] logs of Dom0 could not be collected");
-    }
-    tally
-}
-
-fn run_chosen(bed: &mut Bed, tag: &str, chosen: &[Scenario]) -> Tally {
-    let mut tally = Tally::default();
-    for (index, scenario) in (1_usize..).zip(chosen) {
-        let started = Instant::now();
-        let outcome = (scenario.run)(bed);
-        let place = format!("[{tag}] {index}/{}", chosen.len());
-        match outcome {
-            Ok(()) => {
-                println!("{place} PASS {} ({})", scenario.name, seconds(started.elapsed()));
-                tally.passed = tally.passed.saturating_add(1);
-            }
-            Err(failure) => {
-                println!("{place} FAIL {} ({}): {failure}", scenario.name, seconds(started.elapsed()));
-                tally.failed = tally.failed.saturating_add(1);
-                if !clean_up_after_failure(bed, scenario.name) {
-                    let rest = chosen.len().saturating_sub(index);
-                    println!("[{tag}] Dom0 does not answer any more: {rest} scenarios did not run and count as failed");
-                    tally.failed = tally.failed.saturating_add(rest);
-                    break;
-                }
-            }
-        }
-    }
-    tally
+    suite::run(&tag, &config.logs, || Bed::set_up_with(config, nics), &chosen, finish)
 }
 
 /// The numbers that are measured and not asserted.
@@ -234,16 +164,4 @@ fn print_costs(bed: &mut Bed, tag: &str) {
         Ok(costs) => print!("[{tag}] measured, not asserted:\n{costs}"),
         Err(failure) => println!("[{tag}] nothing measured: {failure}"),
     }
-}
-
-/// Shows and keeps the evidence, then removes every domain. False if Dom0 is gone.
-fn clean_up_after_failure(bed: &mut Bed, name: &str) -> bool {
-    let collected = bed.machine.collect_logs().is_ok();
-    crate::evidence::print_ends(&bed.machine.logs);
-    crate::evidence::keep(&bed.machine.logs, name);
-    collected && bed.reset().is_ok()
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f32())
 }

@@ -6,6 +6,7 @@ use super::checks::{no_bad_frames, ping, wire_address, xl_quietly};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT, console_log, mac};
+use crate::suite::TestBed as _;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The NIC that only scenarios with two have.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::bed::{Bed, NETDOM};
 use crate::failure::{Failure, Result, ensure};
 use crate::guest::{XL_LIMIT, console_log};
+use crate::suite::TestBed as _;
 
 /// How long a domain may take to refuse.
 const REFUSAL_LIMIT_SECONDS: u32 = 20;

@@ -8,6 +8,7 @@ use super::content::{add_address_v6, address_v6, fetch, send, wire_address_v6};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, GuestConfig, mac};
+use crate::suite::TestBed as _;
 
 const GUESTS: u8 = 16;
 /// How long the traffic of all guests may take: they share one emulated processor.

@@ -10,8 +10,7 @@ mod power;
 mod targets;
 mod trace;
 
-use crate::scenario::Tally;
-use crate::suite::{self, Length, Scenario, Selection};
+use crate::suite::{self, Length, Scenario, Selection, Tally};
 
 pub use bed::{Storage, StorageConfig};
 
@@ -61,5 +60,5 @@ const fn long(name: &'static str, run: fn(&mut Storage) -> crate::failure::Resul
 pub fn run_all(config: &StorageConfig, selection: &Selection) -> Tally {
     let tag = format!("xen {} {}", config.xen, config.model);
     let chosen: Vec<_> = ALL.iter().filter(|scenario| selection.takes(scenario)).collect();
-    suite::run(&tag, || Storage::set_up(config), &chosen)
+    suite::run(&tag, &config.logs, || Storage::set_up(config), &chosen, |_| ())
 }
