@@ -17,7 +17,7 @@ use crate::switch::vlan::Vlans;
 use crate::switch::{SwitchOptions, TableLimits};
 
 /// The options there are.
-const NAMES: &str = "ageing=, antispoof=, bridge=, isolate=, log=, management=, management-port=, mtu=, queues=, storm-broadcast=, storm-multicast=, storm-unknown=, \
+const NAMES: &str = "ageing=, antispoof=, bridge=, isolate=, log=, management=, management-bridge=, management-port=, mtu=, queues=, storm-broadcast=, storm-multicast=, storm-unknown=, \
                      transit=, vlan=";
 
 /// What the options decide.
@@ -38,6 +38,8 @@ pub struct Config {
     pub mtu: usize,
     /// The domain's own address (`management=`: `dhcp` or `ADDRESS/LENGTH[,GATEWAY]`).
     pub management: Option<Address>,
+    /// The bridge it is on (`management-bridge=NAME`); none: that of the first card.
+    pub management_bridge: Option<String>,
     /// TCP port of its metrics (`management-port=`, 1 to 65535).
     pub management_port: u16,
     /// Most queues of a vif (`queues=`, 1 to 8).
@@ -59,6 +61,7 @@ impl Default for Config {
             isolate: false,
             log: log::LevelFilter::Info,
             management: None,
+            management_bridge: None,
             management_port: 9100,
             mtu: 1500,
             queues: 4,
@@ -127,6 +130,10 @@ impl Config {
             "log" => put(&mut self.log, level(value), "error, warn or info"),
             "management" => {
                 put(&mut self.management, Address::parse(value).map(Some), "dhcp or ADDRESS/LENGTH[,GATEWAY]")
+            }
+            "management-bridge" => {
+                let name = Some(value).filter(|name| !name.is_empty());
+                put(&mut self.management_bridge, name.map(|name| Some(name.to_string())), "the name of a bridge")
             }
             "management-port" => {
                 let port = number(value).and_then(|port| u16::try_from(port).ok());

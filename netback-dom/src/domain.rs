@@ -115,9 +115,9 @@ impl<H: Platform> Domain<H> {
         for card in 0..cards.count() {
             log::info!("nic {card}: bridge {}", bridges.name_of_card(card).unwrap_or("?"));
         }
+        let local = bridges.of_management(config.management_bridge.as_deref()).map_err(StartError::Bridges)?;
         let options = config.options(bridges);
         let mut netback = Netback::new(hyp.clone(), tasks.clone(), memory, options);
-        let local = uplinks.first().copied().unwrap_or_default();
         uplinks.into_iter().for_each(|bridge| netback.add_uplink(bridge));
         let board = Rc::new(Board::default());
         let management = start_management(&hyp, &config, &mut cards, &board, memory_use)?;

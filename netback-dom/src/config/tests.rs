@@ -23,6 +23,8 @@ fn options_are_read_in_any_order() {
         ..Config::default()
     };
     assert_eq!(config, Ok(wanted));
+    let config = Config::parse("management-bridge=lan management=dhcp").unwrap_or_default();
+    assert_eq!((config.management, config.management_bridge.as_deref()), (Some(Address::Dhcp), Some("lan")));
 }
 
 #[test]
@@ -58,6 +60,7 @@ fn a_value_out_of_range_is_named() {
         "storm-broadcast=-1",
         "storm-multicast=4294967296",
         "storm-unknown=",
+        "management-bridge=",
         "mtu=67",
         "mtu=9001",
         "mtu=",
@@ -75,6 +78,6 @@ fn a_value_out_of_range_is_named() {
 fn every_option_is_listed() {
     for name in NAMES.split(", ") {
         let word = alloc::format!("{}?", name);
-        assert!(matches!(Config::parse(&word), Err(ConfigError::BadValue(..))), "{name}");
+        assert!(!matches!(Config::parse(&word), Err(ConfigError::Unknown(_))), "{name}");
     }
 }

@@ -52,6 +52,8 @@ pub enum BridgeError {
     Shared(u8),
     /// This card is on no bridge, though some were configured.
     Unused(u8),
+    /// The management address is to be on a bridge that is not there: its name, and those that are.
+    NoManagement(String, String),
     /// More bridges than there can be.
     TooMany,
 }
@@ -65,6 +67,9 @@ impl fmt::Display for BridgeError {
             }
             Self::Shared(card) => write!(f, "option bridge=: card {card} is on two bridges"),
             Self::Unused(card) => write!(f, "option bridge=: card {card} is on no bridge"),
+            Self::NoManagement(name, names) => {
+                write!(f, "option management-bridge={name}: no such bridge; there are {names}")
+            }
             Self::TooMany => write!(f, "more than {MAX_BRIDGES} bridges"),
         }
     }
@@ -131,6 +136,20 @@ impl Bridges {
         u8::try_from(at).ok().map(BridgeId)
     }
 
+    /// The bridge of the management address: the one with this name, or that of the first card.
+    ///
+    /// # Errors
+    /// [`BridgeError::NoManagement`] if there is no bridge of this name.
+    pub fn of_management(&self, name: Option<&str>) -> Result<BridgeId, BridgeError> {
+        match name {
+            Some(name) => {
+                let missing = || BridgeError::NoManagement(name.to_string(), self.names());
+                self.find(Some(name)).ok_or_else(missing)
+            }
+            None => Ok(self.of_card(0).unwrap_or_default()),
+        }
+    }
+
     /// The bridge of a card.
     pub fn of_card(&self, card: u8) -> Option<BridgeId> {
         let at = self.named.iter().position(|bridge| bridge.cards.contains(&card))?;
@@ -185,6 +204,16 @@ mod tests {
         assert_eq!(bridges.find(Some("internal")), Some(BridgeId(2)));
         assert_eq!(bridges.find(Some("xenbr0")), None);
         assert_eq!(bridges.names(), "lan, dmz, internal");
+    }
+
+    #[test]
+    fn the_management_address_is_on_the_first_cards_bridge_or_on_the_one_that_is_named() {
+        let several = bridges(&["inside:", "dmz:1", "lan:0"], 2).unwrap();
+        assert_eq!(several.of_management(None), Ok(BridgeId(2)));
+        assert_eq!(several.of_management(Some("inside")), Ok(BridgeId(0)));
+        let names = "inside, dmz, lan".to_string();
+        assert_eq!(several.of_management(Some("wan")), Err(BridgeError::NoManagement("wan".into(), names)));
+        assert_eq!(bridges(&[], 1).unwrap().of_management(Some("xenbr7")), Ok(BridgeId(0)), "a single bridge");
     }
 
     #[test]
