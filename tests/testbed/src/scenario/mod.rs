@@ -12,6 +12,7 @@ mod hotplug;
 mod ipv6;
 mod isolation;
 mod lifecycle;
+mod limits;
 mod link;
 mod management;
 mod policy;
@@ -93,6 +94,9 @@ pub const ALL: &[NetworkScenario] = &[
     ours("guests_use_the_addresses_they_were_given", policy::guests_use_the_addresses_they_were_given),
     ours("guests_stay_in_their_vlans", policy::guests_stay_in_their_vlans),
     long("isolated_guests_reach_the_wire_only", policy::isolated_guests_reach_the_wire_only),
+    long("multicast_control_is_switched_while_connected", limits::multicast_control_is_switched_while_connected),
+    long("a_rate_holds_and_changes_while_the_guest_runs", limits::a_rate_holds_and_changes_while_the_guest_runs),
+    long("options_in_xenstore_limit_a_broadcast_storm", limits::options_in_xenstore_limit_a_broadcast_storm),
     long("two_cards_have_a_bridge_each", policy::two_cards_have_a_bridge_each),
     long("two_cards_share_a_bridge_without_a_loop", policy::two_cards_share_a_bridge_without_a_loop),
     ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),

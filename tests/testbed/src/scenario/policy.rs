@@ -13,14 +13,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 const SECOND_BDF: &str = "00:04.0";
 
 /// Guest `number` with more keys for its vif.
-fn guest_with(bed: &mut Bed, number: u8, keys: &str) -> Result<Guest> {
+pub(super) fn guest_with(bed: &mut Bed, number: u8, keys: &str) -> Result<Guest> {
     bed.ensure_netdom()?;
     let vifs = vec![format!("mac={},backend={NETDOM}{keys}", mac(number, 0))];
-    Guest::create(bed.dom0(), &GuestConfig { vifs, ..GuestConfig::numbered(number, NETDOM) })
+    Guest::create(bed.dom0(), &GuestConfig { vifs, memory_mib: 256, ..GuestConfig::numbered(number, NETDOM) })
 }
 
 /// Fails if an address answers.
-fn silent(guest: &Guest, address: &str) -> Result<()> {
+pub(super) fn silent(guest: &Guest, address: &str) -> Result<()> {
     let outcome = guest.run(&format!("ping -c 3 -W 2 {address}"), LIMIT)?;
     ensure(!outcome.ok(), || format!("{} reaches {address}", guest.name))
 }
@@ -35,7 +35,7 @@ fn give(guest: &Guest, interface: &str, address: &str) -> Result<()> {
 }
 
 /// Waits until the driver domain's console says something about a cause.
-fn console_says(bed: &Bed, cause: &str) -> Result<()> {
+pub(super) fn console_says(bed: &Bed, cause: &str) -> Result<()> {
     let script =
         format!("for i in $(seq 50); do grep -q {cause} {} && exit 0; sleep 0.2; done; exit 1", console_log(NETDOM));
     bed.dom0().check(&script, LIMIT).doing(format!("waiting for {cause} on the console")).map(|_| ())
@@ -162,7 +162,7 @@ fn second_wire(bed: &Bed) -> Result<String> {
 }
 
 pub(super) fn two_cards_have_a_bridge_each(bed: &mut Bed) -> Result<()> {
-    with_two_cards(bed, "", |bed| {
+    with_two_cards(bed, "management=10.0.1.99/24 management-bridge=xenbr1", |bed| {
         let (near, far) = (wire_address(bed), second_wire(bed)?);
         let first = guest_with(bed, 27, ",bridge=xenbr0")?;
         let second = guest_with(bed, 28, ",bridge=xenbr1")?;
@@ -172,6 +172,9 @@ pub(super) fn two_cards_have_a_bridge_each(bed: &mut Bed) -> Result<()> {
         ensure(address.starts_with("10.0.1."), || format!("xenbr1 gave {address}"))?;
         ping(&first, &near)?;
         ping(&second, &far)?;
+        ping(&second, "10.0.1.99").doing("the management address")?;
+        first.check("ip addr add 10.0.1.227/24 dev eth0", LIMIT)?;
+        silent(&first, "10.0.1.99").doing("the management address from another bridge")?;
         give(&second, "eth0", "10.0.0.228/24")?;
         silent(&second, &near).doing("from bridge to bridge")?;
         // An unknown bridge is that vif's trouble alone.

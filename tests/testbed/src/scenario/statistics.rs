@@ -9,7 +9,7 @@ use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::XL_LIMIT;
 
 /// Nodes are written every five seconds.
-const PUBLISHED_LIMIT: Duration = Duration::from_secs(30);
+pub(super) const PUBLISHED_LIMIT: Duration = Duration::from_secs(30);
 
 /// The words of one node.
 pub type Words = BTreeMap<String, String>;

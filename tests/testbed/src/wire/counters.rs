@@ -41,6 +41,8 @@ counters! {
     frames_in,
     /// Their bytes, without FCS.
     bytes_in,
+    /// Those of them that were broadcasts.
+    broadcasts_in,
     /// Those of them that had a VLAN tag.
     tagged_in,
     /// Frames sent to the NIC.

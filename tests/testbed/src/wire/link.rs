@@ -117,6 +117,9 @@ impl Link {
         }
         Counters::add(&counters.bytes_in, frame.len());
         Counters::add(&counters.frames_in, 1);
+        if frame.starts_with(&[0xff; 6]) {
+            Counters::add(&counters.broadcasts_in, 1);
+        }
         if let Some(capture) = &mut self.outgoing.capture {
             capture.record(self.outgoing.epoch.elapsed(), frame);
         }
