@@ -145,6 +145,9 @@ struct Bench {
     /// Only measurements whose name contains this.
     #[arg(long, default_value = "")]
     only: String,
+    /// Options of another storage domain of ours to measure beside
+    #[arg(long)]
+    variant: Option<String>,
     /// The folder of the domain images to measure.
     #[arg(long, default_value = "out")]
     images: PathBuf,
@@ -199,6 +202,7 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
         xen: bench.common.xen.clone(),
         rounds: bench.rounds,
         only: bench.only.clone(),
+        variant: bench.variant.clone(),
         images: bench.images.clone(),
         load: bench.load.clone(),
         reports: bench.reports.clone(),

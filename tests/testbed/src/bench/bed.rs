@@ -140,6 +140,7 @@ impl Bed {
                 served(dom0, contender, wire, domain)
             }
             Contender::Bare => bare(dom0, wire, nic),
+            Contender::Variant => Err(Failure::new("the network is not measured with other options")),
         }
     }
 }

@@ -19,6 +19,8 @@ use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 /// Bytes of each disk.
 const DISK_BYTES: u64 = 256 << 20;
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+/// The configuration of our domain.
+const OURS: &str = "/root/xl/blkback-dom.cfg";
 /// What the guest calls its vbd.
 const VBD: &str = "/dev/xvda";
 
@@ -31,6 +33,8 @@ pub struct DiskBedConfig {
     pub model: DiskModel,
     /// Our domain image.
     pub image: PathBuf,
+    /// Options of another domain of ours to measure beside, if any.
+    pub variant: Option<String>,
     /// The load generator.
     pub load: PathBuf,
     /// Where logs go.
@@ -81,9 +85,10 @@ impl DiskBed {
     /// Someone did not come up.
     pub fn set_up(config: &DiskBedConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
-        let contenders = [Contender::Bulkhead, Contender::Linux, Contender::Bare];
+        let mut contenders = vec![Contender::Bulkhead, Contender::Linux, Contender::Bare];
+        contenders.extend(config.variant.as_ref().map(|_| Contender::Variant));
         let mut disks = Vec::new();
-        for contender in contenders {
+        for contender in &contenders {
             let file = config.logs.join(format!("{}.img", contender.name()));
             File::create(&file).and_then(|file| file.set_len(DISK_BYTES)).doing("creating a disk image")?;
             disks.push(Disk::new(config.model, file));
@@ -104,20 +109,26 @@ impl DiskBed {
         })?;
         let mut bed = Self { machine, places: Vec::new() };
         for (contender, slot) in contenders.into_iter().zip(FIRST_DISK_SLOT..) {
-            let place = place(&bed.machine.dom0, contender, config.model, &format!("00:{slot:02x}.0"));
+            let options = config.variant.as_deref().unwrap_or_default();
+            let place = place(&bed.machine.dom0, contender, config.model, &format!("00:{slot:02x}.0"), options);
             bed.places.push(place.doing(format!("setting up {}", contender.name()))?);
         }
         Ok(bed)
     }
 }
 
-fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str) -> Result<DiskPlace> {
+fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str, options: &str) -> Result<DiskPlace> {
     dom0.check(&format!("xl pci-assignable-add {bdf}"), XL_LIMIT)?;
     let name = contender.name();
     let (guest, device, domain) = match contender {
         Contender::Bulkhead => {
-            let domain = DriverDomain::create(dom0, "blkdom", "/root/xl/blkback-dom.cfg", bdf)?;
+            let domain = DriverDomain::create(dom0, "blkdom", OURS, bdf)?;
             (vbd_guest(dom0, name, "blkdom", target(model))?, VBD, Some(domain))
+        }
+        Contender::Variant => {
+            let config = format!("{OURS} 'extra=\"{options}\"'");
+            let domain = DriverDomain::create(dom0, "vardom", &config, bdf)?;
+            (vbd_guest(dom0, name, "vardom", target(model))?, VBD, Some(domain))
         }
         Contender::Linux => {
             let domain = DriverDomain::create(dom0, "linuxdom", "/root/xl/linux-driver-domain.cfg", bdf)?;

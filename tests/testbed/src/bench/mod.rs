@@ -37,6 +37,8 @@ pub struct BenchConfig {
     pub rounds: usize,
     /// Only measurements whose name contains this.
     pub only: String,
+    /// Options of another storage domain of ours to measure beside, if any.
+    pub variant: Option<String>,
     /// The folder of our domain images.
     pub images: PathBuf,
     /// The load generator.
@@ -101,6 +103,7 @@ impl BenchConfig {
             xen: self.xen.clone(),
             model,
             image: self.images.join("blkback-dom"),
+            variant: self.variant.clone(),
             load: self.load.clone(),
             logs: logs.clone(),
         });

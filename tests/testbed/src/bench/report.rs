@@ -41,10 +41,14 @@ impl Report {
                     format!("{} {aim}", if row.metric.higher_is_better { "≥" } else { "≤" })
                 })
             };
+            let variant = row
+                .against_variant
+                .map(|ratio| format!(" (with the other options: {})", shown(Some(ratio), None, true)));
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} |",
+                "| {}{} | {} | {} | {} | {} |",
                 row.metric.title,
+                variant.unwrap_or_default(),
                 shown(row.against_linux, row.metric.aim_linux, row.metric.higher_is_better),
                 aim(row.metric.aim_linux),
                 shown(row.against_bare, row.metric.aim_bare, row.metric.higher_is_better),

@@ -17,6 +17,8 @@ pub enum Contender {
     Linux,
     /// The guest drives the device itself: the limit.
     Bare,
+    /// Our domain with other options.
+    Variant,
 }
 
 impl Contender {
@@ -27,6 +29,7 @@ impl Contender {
             Self::Bulkhead => "bulkhead",
             Self::Linux => "linux",
             Self::Bare => "bare",
+            Self::Variant => "variant",
         }
     }
 }
@@ -73,6 +76,9 @@ pub struct Row {
     pub against_linux: Option<Ratio>,
     /// Ours divided by the bare device's.
     pub against_bare: Option<Ratio>,
+    /// Ours divided by that of our domain with other options, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against_variant: Option<Ratio>,
 }
 
 /// All samples of one run.
@@ -91,7 +97,13 @@ impl Samples {
     /// Notes a value of the current round.
     pub fn add(&mut self, metric: Metric, contender: Contender, value: f64) {
         let at = self.rows.iter().position(|row| row.metric.id == metric.id).unwrap_or_else(|| {
-            let row = Row { metric, samples: BTreeMap::new(), against_linux: None, against_bare: None };
+            let row = Row {
+                metric,
+                samples: BTreeMap::new(),
+                against_linux: None,
+                against_bare: None,
+                against_variant: None,
+            };
             self.rows.push(row);
             self.rows.len().saturating_sub(1)
         });
@@ -108,6 +120,7 @@ impl Samples {
         for row in &mut rows {
             row.against_linux = row.ratio_to(Contender::Linux);
             row.against_bare = row.ratio_to(Contender::Bare);
+            row.against_variant = row.ratio_to(Contender::Variant);
         }
         rows
     }
