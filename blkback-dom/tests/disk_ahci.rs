@@ -161,6 +161,7 @@ fn the_controller_is_reset_and_its_disks_are_described() {
     assert_eq!((first.serial.as_str(), first.model.as_str()), ("S1", "A model"));
     assert_eq!((second.geometry.sectors, second.geometry.logical_bytes), (8000, 4096));
     assert!(first.capabilities.volatile_cache && first.capabilities.fua && !first.capabilities.read_only);
+    assert_eq!([first.capabilities.shared_slots, cd.capabilities.shared_slots], [32, 32]);
     assert_eq!((cd.medium, cd.geometry.sectors, cd.capabilities.read_only), (Medium::CdRom, 400, true));
 }
 

@@ -75,6 +75,8 @@ pub struct Capabilities {
     pub max_discard_sectors: u64,
     /// Most sectors of [`Op::WriteZeroes`]; 0 if it is not offered.
     pub max_write_zeroes_sectors: u64,
+    /// Commands that it takes at a time from all lanes together; 0 if lanes have queues of their own.
+    pub shared_slots: u16,
     /// It cannot be written.
     pub read_only: bool,
 }

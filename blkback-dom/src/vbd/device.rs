@@ -15,7 +15,7 @@ use super::mappings::{Mappings, Wanted};
 use super::queue::Queue;
 use super::work::{Kind, Part, Segments, Stage, Work};
 use super::{Budget, REPORT_INTERVAL};
-use crate::volume::Map;
+use crate::volume::{DiskRef, Map};
 
 /// The frontend broke the rules of the ring.
 const BLK_PROD: Fault = Fault::new("BLK_PROD", "impossible producer index on the ring");
@@ -41,8 +41,10 @@ pub(super) struct Vbd<H: Hypervisor> {
     pub(super) devid: u32,
     pub(super) queues: Vec<Queue<H>>,
     pub(super) map: Map,
-    /// How many disks a flush goes to.
-    pub(super) disks: Vec<crate::volume::DiskRef>,
+    /// The disks that a flush goes to.
+    pub(super) disks: Vec<DiskRef>,
+    /// Parts at each of them.
+    held: Vec<u32>,
     pub(super) limits: Limits,
     pub(super) buffers: DmaPool,
     pub(super) mappings: Mappings<H>,
@@ -78,6 +80,7 @@ impl<H: Hypervisor> Vbd<H> {
             frontend: parts.frontend,
             devid: parts.devid,
             queues: parts.queues,
+            held: parts.map.disks().iter().map(|_| 0).collect(),
             disks: parts.map.disks(),
             map: parts.map,
             limits: parts.limits,
@@ -109,6 +112,20 @@ impl<H: Hypervisor> Vbd<H> {
     /// Whether a request waits that may be taken. A ring that cannot be believed counts: taking it finds out.
     pub(super) fn has_requests(&self) -> bool {
         self.has_room() && self.queues.iter().any(|queue| queue.ring.unconsumed() != Ok(0))
+    }
+
+    /// Parts at a disk.
+    pub(super) fn held(&self, disk: DiskRef) -> u32 {
+        let mut all = self.disks.iter().zip(&self.held);
+        all.find(|(other, _)| **other == disk).map_or(0, |(_, held)| *held)
+    }
+
+    /// Counts parts given to a disk, or back from it.
+    pub(super) fn hold(&mut self, disk: DiskRef, change: i32) {
+        let mut all = self.disks.iter().zip(&mut self.held);
+        if let Some((_, held)) = all.find(|(other, _)| **other == disk) {
+            *held = held.saturating_add_signed(change);
+        }
     }
 
     /// Requests under way.

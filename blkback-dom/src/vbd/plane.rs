@@ -222,6 +222,7 @@ impl<H: Hypervisor> Plane<H> {
             // A vbd stays until all its parts are back.
             if let Some(Some(vbd)) = self.vbds.get_mut(usize::from(part.vbd)) {
                 vbd.in_flight = vbd.in_flight.saturating_sub(1);
+                vbd.hold(part.disk, -1);
                 vbd.part_done(part, now);
             }
         }
@@ -313,11 +314,26 @@ impl<H: Hypervisor> Plane<H> {
         any
     }
 
+    /// How many commands a vbd may have at the disk that its next part is for, if all vbds share the disk's slots:
+    /// slow commands of one of them would leave the others none.
+    fn share(&self, index: usize, controllers: &mut dyn Controllers) -> Option<u32> {
+        let disk = self.vbds.get(index)?.as_ref()?.staged.front()?.disk;
+        let about = controllers.get(disk.controller)?.disks().get(usize::from(disk.disk.0))?;
+        let slots = Some(about.capabilities.shared_slots).filter(|slots| *slots > 0)?;
+        let users = self.vbds.iter().flatten().filter(|vbd| vbd.disks.contains(&disk)).count();
+        let share = usize::from(slots).checked_div(users).unwrap_or(1).max(1);
+        u32::try_from(share).ok()
+    }
+
     /// Hands the next part of a vbd to its disk. Returns whether it is gone from the vbd's list.
     fn submit_one(&mut self, index: usize, controllers: &mut dyn Controllers) -> bool {
+        let share = self.share(index, controllers);
         let Self { vbds, in_flight, tags, finished, .. } = self;
         let Some(Some(vbd)) = vbds.get_mut(index) else { return false };
         let Some(part) = vbd.staged.front() else { return false };
+        if share.is_some_and(|share| vbd.held(part.disk) >= share) {
+            return false;
+        }
         let tag = tags.last().copied();
         let outcome = match (part.copy_error.get(), tag) {
             // Settled like a part that a disk has answered.
@@ -331,6 +347,7 @@ impl<H: Hypervisor> Plane<H> {
         };
         let Some(mut part) = vbd.staged.pop_front() else { return false };
         vbd.in_flight = vbd.in_flight.saturating_add(1);
+        vbd.hold(part.disk, 1);
         match outcome {
             Ok(tag) => {
                 tags.pop();

@@ -95,6 +95,7 @@ mod tests {
                 discard_alignment: 0,
                 max_discard_sectors: 0,
                 max_write_zeroes_sectors: 0,
+                shared_slots: 0,
                 read_only: true,
             },
             medium: Medium::Solid,

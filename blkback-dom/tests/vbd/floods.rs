@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use blkback_dom::disk::Op;
+use blkback_dom::disk::{Controller, Op};
 use blkback_dom::vbd::Budget;
 use fake_xen::{BlkRequest, BlkSegment, Blkfront, BlkfrontOptions};
 use xen_pv_rt::hyp::Access;
@@ -135,6 +135,31 @@ fn slow_commands_of_one_guest_hold_nobody_else_up_dv_33() {
         assert_eq!(rig.fronts[a].take_answers().len(), 1, "round {round}");
         rig.assert_works(b);
     }
+    rig.ram.slow = None;
+    rig.wake();
+    rig.until("the slow ones are answered", |rig| rig.fronts[a].unanswered() == 0);
+    rig.assert_works(a);
+}
+
+#[test]
+fn a_slow_guest_leaves_others_their_share_of_a_disk_with_few_slots_dv_33() {
+    let mut rig = Rig::new();
+    rig.ram.disk_mut(0).capabilities.shared_slots = 8;
+    rig.ram.depth = 8;
+    let (a, b) = (rig.guest(), rig.guest());
+    rig.ram.slow = Some(|asked: &Asked| asked.op == Op::Read && asked.sector < 8);
+    let slow: Vec<_> = (0..30).map(|_| rig.transfer(a, 0, 0, 4096).0).collect();
+    rig.fronts[a].submit(&slow);
+    rig.run(Duration::from_millis(10));
+    assert_eq!(rig.ram.trace.len(), 4, "half of the slots");
+    for _ in 0..20 {
+        rig.assert_works(b);
+    }
+    // Who is left alone with the disk has all of it.
+    let detach = rig.toolstack.detach(rig.device(b));
+    rig.until("detached", |rig| rig.toolstack.outcome(detach) == Some(Ok(())));
+    rig.run(Duration::from_millis(10));
+    assert_eq!(rig.ram.in_flight(), 8);
     rig.ram.slow = None;
     rig.wake();
     rig.until("the slow ones are answered", |rig| rig.fronts[a].unanswered() == 0);

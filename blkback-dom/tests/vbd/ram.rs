@@ -95,6 +95,7 @@ pub fn disk(number: u32, sectors: u64, logical_bytes: u32) -> Disk {
             discard_alignment: 0,
             max_discard_sectors: 64,
             max_write_zeroes_sectors: 0,
+            shared_slots: 0,
             read_only: false,
         },
         medium: Medium::Solid,

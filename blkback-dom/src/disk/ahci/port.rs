@@ -280,7 +280,8 @@ impl Port {
                 self.kind = Kind::Disk { queue: depth > 1 };
                 self.shift = (data.block_bytes >> 9).checked_ilog2().unwrap_or(0);
                 self.slots.set_depth(usize::try_from(depth.max(cx.slots.min(2))).unwrap_or(1));
-                let disk = data.describe(self.number);
+                let mut disk = data.describe(self.number);
+                disk.capabilities.shared_slots = self.shared_slots();
                 self.enter_service(regs, cx, disk, done);
             }
             Err(why) => {
@@ -288,6 +289,10 @@ impl Port {
                 self.stop(regs, cx.now, After::Leave);
             }
         }
+    }
+
+    fn shared_slots(&self) -> u16 {
+        u16::try_from(self.slots.depth()).unwrap_or(1)
     }
 
     /// Keeps what a packet device said of itself until its size is known.
@@ -312,7 +317,8 @@ impl Port {
         };
         self.shift = 2;
         self.slots.set_depth(usize::try_from(cx.slots).unwrap_or(1));
-        let disk = describe_cd(self.number, &cx.identity, blocks);
+        let mut disk = describe_cd(self.number, &cx.identity, blocks);
+        disk.capabilities.shared_slots = self.shared_slots();
         self.enter_service(regs, cx, disk, done);
     }
 

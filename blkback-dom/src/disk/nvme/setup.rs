@@ -316,6 +316,7 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
                 discard_granularity: if offered(info.map(|info| info.deallocate)) { granularity } else { 0 },
                 discard_alignment: 0,
                 max_discard_sectors: super::io::max_discard(per_block),
+                shared_slots: 0,
                 max_write_zeroes_sectors: if offered(info.map(|info| info.write_zeroes)) {
                     u64::from(per_block).saturating_mul(super::io::MAX_BLOCKS)
                 } else {

@@ -170,6 +170,7 @@ impl Config {
                 discard_alignment: 0,
                 max_discard_sectors: self.max_discard.into(),
                 max_write_zeroes_sectors: self.max_write_zeroes.into(),
+                shared_slots: 0,
                 read_only: features.contains(Features::RO),
             },
             medium: Medium::Solid,
