@@ -1,5 +1,6 @@
 //! The harness's command line.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::disk::{Disk, DiskModel};
 use crate::failure::{Failure, Result};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
-use crate::scenario::{self, Choice};
+use crate::scenario::{self, Again, Choice};
 use crate::storage::{self, StorageConfig};
 use crate::suite::{Length, Selection, Tally};
 use crate::wire::{Wire, WireConfig};
@@ -251,7 +252,12 @@ fn execute_test(test: &Test) -> bool {
     };
     let mut beds = Vec::new();
     for xen in releases {
-        for (nic, first) in cards.iter().zip((0..).map(|index| index == 0)) {
+        for (index, nic) in (0_usize..).zip(cards) {
+            let again = match nic {
+                _ if index == 0 => Again::EachRelease,
+                NicModel::E1000e | NicModel::Igb if test.nic.is_empty() => Again::EachCard,
+                _ => Again::EachKind,
+            };
             let config = BedConfig {
                 driver: test.driver,
                 image: test.image.clone(),
@@ -260,14 +266,15 @@ fn execute_test(test: &Test) -> bool {
                 seed: test.seed,
                 ..BedConfig::usual(xen, *nic)
             };
-            beds.push((config, first));
+            beds.push((config, again));
         }
     }
-    let tally = side_by_side(test.jobs, &beds, |(config, first)| {
-        // The long scenarios are not about cards: once for each release.
-        let longest = if test.all && *first { Length::Long } else { Length::Medium };
-        let selection = &Selection { only: test.only.clone(), longest };
-        scenario::run_all(config, &Choice { selection, runtime: *first })
+    // The longest first, so that at the end no machine runs alone for long.
+    beds.sort_by_key(|(_, again)| Reverse(*again));
+    let longest = if test.all { Length::Long } else { Length::Medium };
+    let selection = &Selection { only: test.only.clone(), longest };
+    let tally = side_by_side(test.jobs, &beds, |(config, again)| {
+        scenario::run_all(config, &Choice { selection, again: *again })
     });
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0

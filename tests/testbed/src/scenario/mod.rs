@@ -34,17 +34,28 @@ pub struct NetworkScenario {
     /// The scenario. One that takes minutes is [`Length::Long`].
     scenario: Scenario<Bed>,
     about: About,
+    again: Again,
 }
 
-/// What has to change for a scenario to be worth running again.
+/// Whom a scenario is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum About {
+enum About {
     /// Driver domains in general: it must hold for a Linux one too.
     AnyDriver,
-    /// Our domain, with each card.
+    /// Our domain.
     Ours,
-    /// Our runtime: once per Xen release, whatever the card.
-    Runtime,
+}
+
+/// How often a scenario is worth running in the long matrix, the most often first. A machine with a card that was
+/// asked for by name is worth all but the last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Again {
+    /// With each card: its driver is at work.
+    EachCard,
+    /// It is about vifs or the toolstack: with one card that cuts and checks packets itself and one that does not.
+    EachKind,
+    /// With each Xen release, whatever the card.
+    EachRelease,
 }
 
 /// Memory of the machine when there are scenarios that need more than the usual.
@@ -65,18 +76,33 @@ pub const ALL: &[NetworkScenario] = &[
         ipv6::bulk_tcp_over_ipv6_arrives_whole_in_both_directions,
     ),
     shared("datagrams_come_back_with_their_content", ipv6::datagrams_come_back_with_their_content),
-    shared("guests_reach_each_other_over_ipv6", ipv6::guests_reach_each_other_over_ipv6),
+    for_each_kind(shared("guests_reach_each_other_over_ipv6", ipv6::guests_reach_each_other_over_ipv6)),
     ours("counters_move_and_only_dom0_reads_them", statistics::counters_move_and_only_dom0_reads_them),
     long("a_reloaded_frontend_driver_is_served_again", features::a_reloaded_frontend_driver_is_served_again),
     long("a_restored_guest_is_back_on_the_network", features::a_restored_guest_is_back_on_the_network),
-    long("an_mtu_holds_and_jumbo_frames_stay_whole", features::an_mtu_holds_and_jumbo_frames_stay_whole),
+    ours("an_mtu_holds_and_jumbo_frames_stay_whole", features::an_mtu_holds_and_jumbo_frames_stay_whole),
     long("a_guest_may_look_at_packets_with_xdp", features::a_guest_may_look_at_packets_with_xdp),
-    shared("hot_attach_and_detach_ten_times_leaks_nothing", hotplug::hot_attach_and_detach_ten_times_leaks_nothing),
+    for_each_kind(shared(
+        "hot_attach_and_detach_ten_times_leaks_nothing",
+        hotplug::hot_attach_and_detach_ten_times_leaks_nothing,
+    )),
     ours("the_link_goes_and_comes_back", link::the_link_goes_and_comes_back),
-    shared("guest_reboots_and_is_back_on_the_network", lifecycle::guest_reboots_and_is_back_on_the_network),
-    shared("guest_destroyed_under_traffic_leaves_nothing", lifecycle::guest_destroyed_under_traffic_leaves_nothing),
-    shared("a_frontend_that_never_connects_delays_nobody", isolation::a_frontend_that_never_connects_delays_nobody),
-    shared("traffic_goes_on_while_xenstored_is_stopped", isolation::traffic_goes_on_while_xenstored_is_stopped),
+    for_each_kind(shared(
+        "guest_reboots_and_is_back_on_the_network",
+        lifecycle::guest_reboots_and_is_back_on_the_network,
+    )),
+    for_each_kind(shared(
+        "guest_destroyed_under_traffic_leaves_nothing",
+        lifecycle::guest_destroyed_under_traffic_leaves_nothing,
+    )),
+    for_each_kind(shared(
+        "a_frontend_that_never_connects_delays_nobody",
+        isolation::a_frontend_that_never_connects_delays_nobody,
+    )),
+    for_each_kind(shared(
+        "traffic_goes_on_while_xenstored_is_stopped",
+        isolation::traffic_goes_on_while_xenstored_is_stopped,
+    )),
     long(
         "every_xl_network_command_fifty_times_leaks_nothing",
         commands::every_xl_network_command_fifty_times_leaks_nothing,
@@ -91,7 +117,7 @@ pub const ALL: &[NetworkScenario] = &[
     runtime("a_panic_says_where", runtime::a_panic_says_where),
     runtime("a_fault_says_where", runtime::a_fault_says_where),
     runtime("a_stack_that_runs_out_ends_the_domain", runtime::a_stack_that_runs_out_ends_the_domain),
-    ours("guests_use_the_addresses_they_were_given", policy::guests_use_the_addresses_they_were_given),
+    for_each_kind(ours("guests_use_the_addresses_they_were_given", policy::guests_use_the_addresses_they_were_given)),
     ours("guests_stay_in_their_vlans", policy::guests_stay_in_their_vlans),
     long("isolated_guests_reach_the_wire_only", policy::isolated_guests_reach_the_wire_only),
     long("multicast_control_is_switched_while_connected", limits::multicast_control_is_switched_while_connected),
@@ -99,30 +125,36 @@ pub const ALL: &[NetworkScenario] = &[
     long("options_in_xenstore_limit_a_broadcast_storm", limits::options_in_xenstore_limit_a_broadcast_storm),
     long("two_cards_have_a_bridge_each", policy::two_cards_have_a_bridge_each),
     long("two_cards_share_a_bridge_without_a_loop", policy::two_cards_share_a_bridge_without_a_loop),
-    ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so),
-    ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named),
-    ours("too_little_memory_is_named", refusals::too_little_memory_is_named),
-    ours(
+    for_each_kind(ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so)),
+    for_each_kind(ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named)),
+    for_each_kind(ours("too_little_memory_is_named", refusals::too_little_memory_is_named)),
+    for_each_kind(ours(
         "ping_and_metrics_work_at_the_management_address",
         management::ping_and_metrics_work_at_the_management_address,
-    ),
-    ours("an_unknown_option_is_named", refusals::an_unknown_option_is_named),
+    )),
+    for_each_kind(ours("an_unknown_option_is_named", refusals::an_unknown_option_is_named)),
 ];
 
 const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
-    NetworkScenario { scenario: Scenario { name, run, length: Length::Short }, about: About::AnyDriver }
+    let scenario = Scenario { name, run, length: Length::Short };
+    NetworkScenario { scenario, about: About::AnyDriver, again: Again::EachCard }
 }
 
 const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
     NetworkScenario { about: About::Ours, ..shared(name, run) }
 }
 
+const fn for_each_kind(entry: NetworkScenario) -> NetworkScenario {
+    NetworkScenario { again: Again::EachKind, ..entry }
+}
+
 const fn runtime(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
-    NetworkScenario { about: About::Runtime, ..shared(name, run) }
+    NetworkScenario { again: Again::EachRelease, ..ours(name, run) }
 }
 
 const fn long(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
-    NetworkScenario { scenario: Scenario { name, run, length: Length::Long }, about: About::Ours }
+    let scenario = Scenario { name, run, length: Length::Long };
+    NetworkScenario { scenario, about: About::Ours, again: Again::EachRelease }
 }
 
 /// Which scenarios to run on a machine.
@@ -130,18 +162,15 @@ const fn long(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkSce
 pub struct Choice<'a> {
     /// By name or length.
     pub selection: &'a Selection,
-    /// Also those about the runtime: once per Xen release is enough.
-    pub runtime: bool,
+    /// Without names: up to those that are worth running this seldom.
+    pub again: Again,
 }
 
 impl Choice<'_> {
     fn takes(&self, entry: &NetworkScenario, driver: Driver) -> bool {
-        let about = match entry.about {
-            About::AnyDriver => true,
-            About::Ours => driver == Driver::Bulkhead,
-            About::Runtime => driver == Driver::Bulkhead && self.runtime,
-        };
-        about && self.selection.takes(&entry.scenario)
+        let about = entry.about == About::AnyDriver || driver == Driver::Bulkhead;
+        let again = entry.again <= self.again || !self.selection.only.is_empty();
+        about && again && self.selection.takes(&entry.scenario)
     }
 }
 
@@ -167,5 +196,35 @@ fn print_costs(bed: &mut Bed, tag: &str) {
     match bed.reset().and_then(|()| Costs::of_first_start(bed)) {
         Ok(costs) => print!("[{tag}] measured, not asserted:\n{costs}"),
         Err(failure) => println!("[{tag}] nothing measured: {failure}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(again: Again, longest: Length, only: &[&str]) -> Vec<&'static str> {
+        let selection = Selection { only: only.iter().map(|word| (*word).into()).collect(), longest };
+        let choice = Choice { selection: &selection, again };
+        let entries = ALL.iter().filter(|entry| choice.takes(entry, Driver::Bulkhead));
+        entries.map(|entry| entry.scenario.name).collect()
+    }
+
+    #[test]
+    fn the_seldom_ones_run_with_few_cards_unless_they_are_named() {
+        let [card, kind, release] =
+            [Again::EachCard, Again::EachKind, Again::EachRelease].map(|again| names(again, Length::Long, &[]));
+        assert!(card.len() < kind.len() && kind.len() < release.len() && release.len() == ALL.len());
+        assert!(card.contains(&"bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire"));
+        assert!(!kind.contains(&"a_panic_says_where"));
+        assert_eq!(names(Again::EachCard, Length::Short, &["panic"]), ["a_panic_says_where"]);
+    }
+
+    #[test]
+    fn a_linux_driver_domain_is_not_asked_for_what_is_ours() {
+        let selection = Selection { only: Vec::new(), longest: Length::Long };
+        let choice = Choice { selection: &selection, again: Again::EachRelease };
+        let linux: Vec<_> = ALL.iter().filter(|entry| choice.takes(entry, Driver::Linux)).collect();
+        assert!(!linux.is_empty() && linux.iter().all(|entry| entry.about == About::AnyDriver));
     }
 }

@@ -37,7 +37,8 @@ pub(super) fn traffic_survives_guests_and_vifs_that_come_and_go(bed: &mut Bed) -
     let residents = [bed.guest(1)?, bed.guest(2)?];
     let (before, memory, frames) = (stock(bed)?, memory_use(bed)?, bed.wire.counters());
     start_loops(bed, &residents)?;
-    let mut soak = Soak { residents, second_vif: [false; 2], dom0_vif: false, visitors: [None, None], random: seed, steps: 0 };
+    let mut soak =
+        Soak { residents, second_vif: [false; 2], dom0_vif: false, visitors: [None, None], random: seed, steps: 0 };
     let half = |bed: &mut Bed, soak: &mut Soak| {
         soak.go_on(bed, duration.checked_div(2).unwrap_or_default()).doing(format!("seed {seed}"))?;
         memory_use(bed)
