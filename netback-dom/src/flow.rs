@@ -2,10 +2,8 @@
 //!
 //! Standards: RFC 791, 8200, 9293, 768.
 
-use crate::wire::{Ethernet, Protocol, Transport};
+use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet, Protocol, Transport};
 
-const ETHERTYPE_IPV4: u16 = 0x0800;
-const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Two IPv6 addresses and two ports.
 const MAX_BYTES: usize = 36;
 

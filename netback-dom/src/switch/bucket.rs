@@ -35,11 +35,6 @@ impl TokenBucket {
         *self = Self { level: scaled, filled: now, ..other };
     }
 
-    /// Whether the rate is the same.
-    pub const fn is_like(&self, other: &Self) -> bool {
-        self.tokens == other.tokens && self.period_ns == other.period_ns
-    }
-
     /// Whether there are any tokens.
     pub fn has_any(&mut self, now: Instant) -> bool {
         self.fill(now);
