@@ -93,15 +93,20 @@ impl Policy {
 
     fn bridge(&self, name: Option<&str>) -> Result<BridgeId, Fault> {
         self.bridges.find(name).ok_or_else(|| {
-            let wanted = name.unwrap_or("").get(..64).or(name).unwrap_or("");
+            let wanted = shown(name.unwrap_or(""));
             Fault::with("BRIDGE", format!("no bridge {wanted:?} (known: {})", self.bridges.names()))
         })
     }
 }
 
-fn malformed(code: &'static str, key: &str, text: &str) -> Fault {
-    let shown = text.get(..64).unwrap_or(text);
-    Fault::with(code, format!("malformed {key} key {shown:?}"))
+/// The fault of a key that makes no sense.
+pub(crate) fn malformed(code: &'static str, key: &str, text: &str) -> Fault {
+    Fault::with(code, format!("malformed {key} key {:?}", shown(text)))
+}
+
+/// As much of a value as fits into a fault.
+fn shown(text: &str) -> &str {
+    text.get(..64).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use xen_pv_rt::xenbus::{BackendPath, FrontendPath, read_number, read_number_or, 
 use crate::dataplane::Rate;
 use crate::nic::MacAddress;
 use crate::switch::bucket::TokenBucket;
-use crate::switch::policy::PortKeys;
+use crate::switch::policy::{PortKeys, malformed};
 
 /// What we offer to everybody, in the order of `netif.h`. Everything else is off.
 const FEATURES: [(&str, &str); 11] = [
@@ -114,8 +114,7 @@ pub(super) fn parse_rate(text: Option<&str>) -> Result<Rate, Fault> {
         let micros: u32 = micros.parse().ok()?;
         TokenBucket::new(bytes.parse().ok()?, Duration::from_micros(micros.into()))
     };
-    let shown = text.get(..64).unwrap_or(text);
-    bucket().map(Rate::Limited).ok_or_else(|| Fault::with("RATE", format!("malformed rate key {shown:?}")))
+    bucket().map(Rate::Limited).ok_or_else(|| malformed("RATE", "rate", text))
 }
 
 /// What a frontend can take.
