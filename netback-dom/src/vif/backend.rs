@@ -35,17 +35,23 @@ pub(crate) struct Vifs<H: Hypervisor> {
     policy: Policy,
     ports: RefCell<Ports>,
     tasks: Tasks,
-    /// What ends the task that follows a vif's keys.
-    followed: RefCell<Vec<(PortId, Signal)>>,
-    /// The `rate` key of each connected vif as it was last seen.
-    rates: RefCell<Vec<(PortId, Option<String>)>>,
+    connected: RefCell<Vec<Connected>>,
+}
+
+/// What is kept of a connected vif.
+struct Connected {
+    id: PortId,
+    /// Ends the task that follows its keys.
+    stop: Signal,
+    /// The `rate` key as it was last seen.
+    rate: Option<String>,
 }
 
 impl<H: Hypervisor> Vifs<H> {
     /// No vifs yet; later on with at most `max_queues` queues each.
     pub(crate) fn new(hyp: H, tasks: Tasks, plane: Rc<RefCell<Plane<H>>>, policy: Policy, max_queues: usize) -> Self {
         let ports = RefCell::new(Ports::new(max_queues));
-        Self { hyp, plane, policy, ports, tasks, followed: RefCell::default(), rates: RefCell::default() }
+        Self { hyp, plane, policy, ports, tasks, connected: RefCell::default() }
     }
 
     /// Maps all rings in one batch and binds the event channels. What was acquired is released on failure.
@@ -120,10 +126,9 @@ impl<H: Hypervisor> Backend for Vifs<H> {
         };
         let id = self.plane.borrow_mut().attach(parts)?;
         let stop = self.tasks.signal();
-        self.followed.borrow_mut().push((id, stop.clone()));
+        self.connected.borrow_mut().push(Connected { id, stop: stop.clone(), rate: backend.rate });
         let (hyp, plane) = (self.hyp.clone(), self.plane.clone());
         self.tasks.spawn(follow::multicast_control(hyp, plane, frontend.clone(), id, stop));
-        self.rates.borrow_mut().push((id, backend.rate));
         Ok(id)
     }
 
@@ -134,11 +139,11 @@ impl<H: Hypervisor> Backend for Vifs<H> {
 
     async fn refresh(&self, path: &BackendPath, id: PortId) -> Result<(), Fault> {
         let Ok(text) = keys::read_rate(&self.hyp, path).await else { return Ok(()) };
-        if let Some((_, seen)) = self.rates.borrow_mut().iter_mut().find(|(other, _)| *other == id) {
-            if *seen == text {
+        if let Some(vif) = self.connected.borrow_mut().iter_mut().find(|vif| vif.id == id) {
+            if vif.rate == text {
                 return Ok(());
             }
-            seen.clone_from(&text);
+            vif.rate.clone_from(&text);
         }
         let rate = keys::parse_rate(text.as_deref());
         // Nobody knows what was meant, so nothing is sent until it is put right.
@@ -164,13 +169,12 @@ impl<H: Hypervisor> Backend for Vifs<H> {
     }
 
     async fn disconnect(&self, id: PortId) {
-        self.followed.borrow_mut().retain(|(vif, stop)| {
-            if *vif == id {
-                stop.raise();
+        self.connected.borrow_mut().retain(|vif| {
+            if vif.id == id {
+                vif.stop.raise();
             }
-            *vif != id
+            vif.id != id
         });
-        self.rates.borrow_mut().retain(|(other, _)| *other != id);
         let pages = self.plane.borrow_mut().detach(id);
         self.hyp.unmap(pages);
     }
