@@ -16,7 +16,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
+use xen_pv_rt::hyp::{Hypervisor, Instant};
 use xen_pv_rt::task::Tasks;
 use xen_pv_rt::xenbus::backend::Devices;
 
@@ -25,7 +25,6 @@ use crate::publish::VifReport;
 use crate::switch::policy::Policy;
 use crate::switch::{BridgeId, SwitchOptions};
 use crate::vif::Vifs;
-use crate::vif::counters::VifCounters;
 
 /// What can be set about a [`Netback`].
 #[derive(Clone, Debug)]
@@ -105,15 +104,10 @@ impl<H: Hypervisor> Netback<H> {
         self.devices.is_empty()
     }
 
-    /// Frontend, device id and counters of every connected vif.
-    pub fn counters(&self) -> Vec<(Domid, u32, VifCounters)> {
-        self.plane.borrow().counters().collect()
-    }
-
-    /// The same, for those who report them.
+    /// The counters of every connected vif.
     pub fn reports(&self) -> Vec<VifReport> {
-        let counters = self.counters().into_iter();
-        counters.map(|(frontend, devid, counters)| VifReport { frontend, devid, counters }).collect()
+        let plane = self.plane.borrow();
+        plane.counters().map(|(frontend, devid, counters)| VifReport { frontend, devid, counters }).collect()
     }
 
     /// Grant copy hypercalls since start.

@@ -6,30 +6,8 @@ use core::fmt::{Display, Write as _};
 use xen_pv_rt::hyp::MemoryUse;
 
 use crate::nic::Link;
+use crate::publish::counters::{OF_CARDS, OF_VIFS};
 use crate::publish::{CardReport, VifReport};
-
-/// A counter of a report.
-type Get<T> = fn(&T) -> u64;
-
-const OF_CARDS: [(&str, Get<CardReport>); 7] = [
-    ("tx_frames_total", |card| card.counters.tx_frames),
-    ("tx_bytes_total", |card| card.counters.tx_bytes),
-    ("tx_dropped_total", |card| card.counters.tx_dropped),
-    ("rx_frames_total", |card| card.counters.rx_frames),
-    ("rx_bytes_total", |card| card.counters.rx_bytes),
-    ("rx_dropped_total", |card| card.counters.rx_dropped),
-    ("resets_total", |card| card.counters.resets),
-];
-
-const OF_VIFS: [(&str, Get<VifReport>); 7] = [
-    ("tx_packets_total", |vif| vif.counters.tx.packets),
-    ("tx_bytes_total", |vif| vif.counters.tx.bytes),
-    ("tx_dropped_total", |vif| vif.counters.tx_drops.total()),
-    ("rx_packets_total", |vif| vif.counters.rx.packets),
-    ("rx_bytes_total", |vif| vif.counters.rx.bytes),
-    ("rx_dropped_total", |vif| vif.counters.rx_drops.total()),
-    ("notifications_total", |vif| vif.counters.notifications),
-];
 
 /// The page as of now. Its length is bounded by the number of cards and vifs: about 600 bytes for each.
 pub fn page(cards: &[CardReport], vifs: &[VifReport], memory: MemoryUse) -> String {
@@ -50,18 +28,23 @@ pub fn page(cards: &[CardReport], vifs: &[VifReport], memory: MemoryUse) -> Stri
         line(&mut page, "nic_up", format_args!("nic=\"{}\",pci=\"{}\"", card.index, card.sbdf), up);
     }
     for (name, get) in OF_CARDS {
-        let name = &*alloc::format!("nic_{name}");
+        let name = &*metric("nic", name);
         typed(&mut page, name, "counter");
         cards.iter().for_each(|card| line(&mut page, name, format_args!("nic=\"{}\"", card.index), get(card)));
     }
     for (name, get) in OF_VIFS {
-        let name = &*alloc::format!("vif_{name}");
+        let name = &*metric("vif", name);
         typed(&mut page, name, "counter");
         for vif in vifs {
             line(&mut page, name, format_args!("domid=\"{}\",devid=\"{}\"", vif.frontend, vif.devid), get(vif));
         }
     }
     page
+}
+
+/// A counter's name as Prometheus wants it.
+fn metric(of: &str, name: &str) -> String {
+    alloc::format!("{of}_{}_total", name.replace('-', "_"))
 }
 
 // A string takes everything, here and below.

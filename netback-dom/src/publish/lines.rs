@@ -2,9 +2,11 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::fmt::Write as _;
 
 use xen_pv_rt::hyp::MemoryUse;
 
+use super::counters::{OF_CARDS, OF_VIFS};
 use super::{CardReport, VifReport};
 use crate::nic::Link;
 use crate::vif::Cause;
@@ -30,39 +32,29 @@ pub fn card_line(card: &CardReport) -> String {
         Link::Up(speed) => ("up", speed),
         Link::Down => ("down", 0),
     };
-    let counters = &card.counters;
-    format!(
-        "pci={} card=\"{}\" mac={} link={link} speed={speed} tx-frames={} tx-bytes={} tx-dropped={} rx-frames={} \
-         rx-bytes={} rx-dropped={} resets={}",
-        card.sbdf,
-        card.name,
-        card.mac,
-        counters.tx_frames,
-        counters.tx_bytes,
-        counters.tx_dropped,
-        counters.rx_frames,
-        counters.rx_bytes,
-        counters.rx_dropped,
-        counters.resets,
-    )
+    let mut line = format!("pci={} card=\"{}\" mac={} link={link} speed={speed}", card.sbdf, card.name, card.mac);
+    for (name, get) in OF_CARDS {
+        add(&mut line, name, get(card));
+    }
+    line
 }
 
 /// A vif: its counters, and those causes of drops that happened, as `tx-drop-CODE=` and `rx-drop-CODE=`, as far as they fit.
 pub fn vif_line(vif: &VifReport) -> String {
-    let counters = &vif.counters;
-    let mut line = format!(
-        "tx-packets={} tx-bytes={} tx-dropped={} rx-packets={} rx-bytes={} rx-dropped={} notifications={}",
-        counters.tx.packets,
-        counters.tx.bytes,
-        counters.tx_drops.total(),
-        counters.rx.packets,
-        counters.rx.bytes,
-        counters.rx_drops.total(),
-        counters.notifications,
-    );
-    add_drops(&mut line, "tx", &counters.tx_drops);
-    add_drops(&mut line, "rx", &counters.rx_drops);
+    let mut line = String::new();
+    for (name, get) in OF_VIFS {
+        add(&mut line, name, get(vif));
+    }
+    add_drops(&mut line, "tx", &vif.counters.tx_drops);
+    add_drops(&mut line, "rx", &vif.counters.rx_drops);
     line
+}
+
+/// Adds a counter to a line.
+fn add(line: &mut String, name: &str, count: u64) {
+    let space = if line.is_empty() { "" } else { " " };
+    // A string takes everything.
+    let _ = write!(line, "{space}{name}={count}");
 }
 
 fn add_drops(line: &mut String, direction: &str, drops: &DropCounts) {

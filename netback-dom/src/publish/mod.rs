@@ -7,6 +7,7 @@
 //! [`Board::post`], which copies numbers.
 
 mod board;
+pub(crate) mod counters;
 mod lines;
 mod nodes;
 

@@ -265,7 +265,8 @@ fn an_mtu_holds_in_both_directions() {
         rig.run(Duration::from_millis(5));
         assert_eq!(rig.fronts[guest].receive().map(|packet| packet.bytes), fits.then_some(packet), "{len}");
     }
-    let (.., counters) = *rig.netback.counters().iter().find(|(domid, ..)| *domid == rig.domid(guest)).unwrap();
+    let reports = rig.netback.reports();
+    let counters = reports.iter().find(|report| report.frontend == rig.domid(guest)).unwrap().counters;
     assert_eq!(counters.tx_drops.of(netback_dom::vif::Cause::Mtu), 2);
     assert_eq!(counters.rx_drops.of(netback_dom::vif::Cause::Mtu), 2);
 }

@@ -1,0 +1,28 @@
+//! The counters of a report, by name: for xenstore and for the metrics page. Names are stable.
+
+use super::{CardReport, VifReport};
+
+/// A counter of a report.
+type Get<T> = fn(&T) -> u64;
+
+/// Those of a card.
+pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 7] = [
+    ("tx-frames", |card| card.counters.tx_frames),
+    ("tx-bytes", |card| card.counters.tx_bytes),
+    ("tx-dropped", |card| card.counters.tx_dropped),
+    ("rx-frames", |card| card.counters.rx_frames),
+    ("rx-bytes", |card| card.counters.rx_bytes),
+    ("rx-dropped", |card| card.counters.rx_dropped),
+    ("resets", |card| card.counters.resets),
+];
+
+/// Those of a vif; the causes of its drops are listed elsewhere.
+pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 7] = [
+    ("tx-packets", |vif| vif.counters.tx.packets),
+    ("tx-bytes", |vif| vif.counters.tx.bytes),
+    ("tx-dropped", |vif| vif.counters.tx_drops.total()),
+    ("rx-packets", |vif| vif.counters.rx.packets),
+    ("rx-bytes", |vif| vif.counters.rx.bytes),
+    ("rx-dropped", |vif| vif.counters.rx_drops.total()),
+    ("notifications", |vif| vif.counters.notifications),
+];
