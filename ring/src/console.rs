@@ -6,11 +6,14 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use crate::bytes::ByteRing;
+use crate::mem::SharedMem as _;
+
 /// Length of the output ring in bytes (`out`).
 pub const OUT_BYTES: u32 = 2048;
 
-/// The first word of `out`; `in` with its 1024 bytes comes before it.
-const OUT: usize = 256;
+/// `out`; `in` with its 1024 bytes comes before it.
+const OUT: ByteRing = ByteRing { start: 1024, len: OUT_BYTES };
 const OUT_CONS: usize = 770;
 const OUT_PROD: usize = 771;
 
@@ -26,46 +29,25 @@ impl<'p> Page<'p> {
 }
 
 impl Page<'_> {
-    fn load(self, word: usize, order: Ordering) -> u32 {
-        self.0.get(word).map_or(0, |word| word.load(order))
-    }
-
-    fn store(self, word: usize, value: u32, order: Ordering) {
-        if let Some(word) = self.0.get(word) {
-            word.store(value, order);
-        }
-    }
-
     /// How many bytes the output ring takes. None while the reader's index is where it cannot be.
     pub fn room(self) -> u32 {
         // Acquire: the reader has read the bytes before it says so.
-        let cons = self.load(OUT_CONS, Ordering::Acquire);
-        OUT_BYTES.saturating_sub(self.load(OUT_PROD, Ordering::Relaxed).wrapping_sub(cons))
+        let cons = self.0.load(OUT_CONS, Ordering::Acquire);
+        OUT_BYTES.saturating_sub(self.0.load(OUT_PROD, Ordering::Relaxed).wrapping_sub(cons))
     }
 
     /// Appends as many of `bytes` as fit, publishes them, and returns how many that were. The caller notifies.
     pub fn push(self, bytes: &[u8]) -> usize {
         let room = usize::try_from(self.room()).unwrap_or(0);
-        let mut prod = self.load(OUT_PROD, Ordering::Relaxed);
         let fitting = bytes.get(..room).unwrap_or(bytes);
-        for byte in fitting {
-            let (word, shift) = place(prod);
-            // Nobody else writes this ring, so load and store need not be one operation.
-            let keep = self.load(word, Ordering::Relaxed) & !(0xff << shift);
-            self.store(word, keep | (u32::from(*byte) << shift), Ordering::Relaxed);
-            prod = prod.wrapping_add(1);
-        }
+        let prod = self.0.load(OUT_PROD, Ordering::Relaxed);
+        OUT.put(&self.0, prod, fitting);
+        // At most `room`, which is a u32.
+        let prod = prod.wrapping_add(u32::try_from(fitting.len()).unwrap_or(0));
         // Release: bytes before index.
-        self.store(OUT_PROD, prod, Ordering::Release);
+        self.0.store(OUT_PROD, prod, Ordering::Release);
         fitting.len()
     }
-}
-
-/// Word and bit shift of the byte at stream position `at`.
-fn place(at: u32) -> (usize, u32) {
-    let byte = at & (OUT_BYTES - 1);
-    // At most 511, which fits any usize.
-    (OUT.saturating_add(usize::try_from(byte >> 2).unwrap_or(0)), (byte & 3) << 3)
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 
 pub mod back;
 pub mod blkif;
+mod bytes;
 pub mod console;
 mod ids;
 pub mod mem;
