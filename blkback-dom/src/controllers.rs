@@ -60,7 +60,7 @@ impl<H: Platform> PciControllers<H> {
         let bus = PciBus::connect(hyp.clone()).await.map_err(NoControllers::Bus)?;
         let mut entries: Vec<Entry<H>> = Vec::new();
         for sbdf in bus.functions() {
-            let device = bus.device(*sbdf).map_err(|error| NoControllers::Controller(error.into()))?;
+            let device = bus.device(sbdf).map_err(|error| NoControllers::Controller(error.into()))?;
             let controller =
                 AttachedController::attach(device, disk_timeout).await.map_err(NoControllers::Controller)?;
             let family = prefix(controller.name());

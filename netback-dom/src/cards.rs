@@ -1,20 +1,20 @@
-//! The cards of the domain: found on the PCI bus at start, taken out of service when they fail.
+//! The cards of the domain: found on the PCI bus at start, taken out of service when they fail or Dom0 wants them back.
+
+mod hotplug;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::cell::RefCell;
 use core::fmt;
-use core::future::poll_fn;
-use core::task::Poll;
 use core::time::Duration;
 
 use pciback::{BusError, PciBus, Sbdf};
 use xen_pv_rt::hyp::{Instant, Platform};
-use xen_pv_rt::task::{Signal, Tasks};
+use xen_pv_rt::task::Tasks;
 
 use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME};
 use crate::publish::CardReport;
+use hotplug::Exchange;
 
 /// Bytes of an Ethernet header with a VLAN tag.
 const TAGGED_HEADER: usize = 18;
@@ -45,13 +45,15 @@ impl fmt::Display for NoCards {
 
 /// All cards, in the order of `pci=[...]`.
 pub struct Cards<H: Platform> {
-    bus: PciBus<H>,
-    /// `None` for a card that has failed.
+    /// `None` for a card that has failed, or that Dom0 has taken back.
     cards: Vec<Option<AttachedNic<H>>>,
+    /// Where each of them was at the start; what is attached there later takes its place.
+    places: Vec<Sbdf>,
     links: Vec<Link>,
     next_poll: Instant,
-    /// Functions that Dom0 wants back and that are not out of service yet.
-    wanted_back: Rc<RefCell<Vec<Sbdf>>>,
+    exchange: Rc<Exchange<H>>,
+    /// Longest frame that cards are set up for.
+    max_frame: usize,
     /// Until when traffic is expected.
     busy_until: Instant,
 }
@@ -66,7 +68,7 @@ impl<H: Platform> Cards<H> {
         let bus = PciBus::connect(hyp.clone()).await.map_err(NoCards::Bus)?;
         let mut cards = Vec::new();
         for sbdf in bus.functions() {
-            let device = bus.device(*sbdf).map_err(|error| NoCards::Card(error.into()))?;
+            let device = bus.device(sbdf).map_err(|error| NoCards::Card(error.into()))?;
             let mut card = AttachedNic::attach(device, max_frame).await.map_err(NoCards::Card)?;
             log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
             let can = card.card().capabilities().max_frame;
@@ -77,23 +79,40 @@ impl<H: Platform> Cards<H> {
         }
         let links = cards.iter().map(|_| Link::Down).collect();
         let (next_poll, busy_until) = (Instant::default(), Instant::default());
-        Ok(Self { bus, cards, links, next_poll, wanted_back: Rc::default(), busy_until })
+        let (places, exchange) = (bus.functions(), Rc::new(Exchange::new(bus)));
+        Ok(Self { cards, places, links, next_poll, exchange, max_frame, busy_until })
     }
 
-    /// Starts to notice when Dom0 wants a card back (`xl pci-detach`).
-    pub fn watch_removal(&self, tasks: &Tasks) {
-        tasks.spawn(give_back(self.bus.clone(), self.wanted_back.clone(), tasks.signal()));
+    /// Starts to notice when Dom0 wants a card back or adds one (`xl pci-detach`, `xl pci-attach`).
+    pub fn follow_bus(&self, hyp: &H, tasks: &Tasks) {
+        tasks.spawn(hotplug::follow(hyp.clone(), self.exchange.clone(), self.max_frame, tasks.signal()));
     }
 
     /// Takes cards out of service that Dom0 wants back. Everything else goes on.
     fn remove_wanted(&mut self) {
         // Not while a card is dropped: that takes requests to xen-pciback.
-        let wanted = self.wanted_back.take();
+        let wanted = self.exchange.wanted_back.take();
         for sbdf in wanted {
             for slot in &mut self.cards {
                 if slot.take_if(|card| card.sbdf() == sbdf).is_some() {
-                    log::warn!("be=hw pci={sbdf} cause=PCI_REMOVED Dom0 wants it back action=kill");
+                    log::warn!("be=hw pci={sbdf} cause=PCI_REMOVED text=\"Dom0 wants it back\" action=kill n=0");
                 }
+            }
+        }
+    }
+
+    /// Puts cards into service that were attached: those in the place of one that is gone.
+    fn add_arrived(&mut self) {
+        let arrived = self.exchange.arrived.take();
+        for card in arrived {
+            let sbdf = card.sbdf();
+            let place = self.places.iter().position(|place| *place == sbdf);
+            let mut slots = self.cards.iter_mut().zip(&mut self.links);
+            match place.and_then(|place| slots.nth(place)).filter(|(slot, _)| slot.is_none()) {
+                Some((slot, link)) => (*slot, *link) = (Some(card), Link::Down),
+                None => log::warn!(
+                    "be=hw pci={sbdf} cause=NO_BRIDGE text=\"was not there at the start of the domain\" action=refuse n=0"
+                ),
             }
         }
     }
@@ -103,10 +122,11 @@ impl<H: Platform> Cards<H> {
     /// Returns whether there may be frames to take.
     pub fn poll(&mut self, now: Instant) -> bool {
         self.remove_wanted();
+        self.add_arrived();
         let slow = now >= self.next_poll;
         if slow {
             self.next_poll = now.saturating_add(if now < self.busy_until { BUSY_POLL } else { IDLE_POLL });
-            self.bus.poll();
+            self.exchange.bus.borrow().poll();
         }
         let mut work = false;
         for (slot, link) in self.cards.iter_mut().zip(&mut self.links) {
@@ -180,21 +200,6 @@ impl<H: Platform> Cards<H> {
             card.card().quiesce();
         }
         self.cards.clear();
-    }
-}
-
-/// Has cards taken out of service when Dom0 wants them back, and tells it when they are.
-async fn give_back<H: Platform>(bus: PciBus<H>, wanted_back: Rc<RefCell<Vec<Sbdf>>>, wake: Signal) {
-    loop {
-        let wanted = bus.wanted_back().await;
-        wanted_back.borrow_mut().extend(wanted);
-        wake.raise();
-        // The loop looks at the cards in the same turn, and wakes us for the next.
-        poll_fn(|_| if wanted_back.borrow().is_empty() { Poll::Ready(()) } else { Poll::Pending }).await;
-        if !bus.confirm_removal().await {
-            log::warn!("pciback: the bus is gone");
-            return;
-        }
     }
 }
 

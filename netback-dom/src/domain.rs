@@ -125,7 +125,7 @@ impl<H: Platform> Domain<H> {
             netback.add_local(local);
         }
         netback.spawn_hotplug();
-        cards.watch_removal(&tasks);
+        cards.follow_bus(&hyp, &tasks);
         tasks.spawn(publish(hyp.clone(), board.clone(), memory_use));
         let control = ControlPlane::new(hyp.clone(), tasks);
         Ok(Self { hyp, control, cards, netback, board, management })

@@ -36,7 +36,7 @@ pub(crate) struct Inner<H: Platform> {
     /// Functions with a [`PciDevice`].
     pub(crate) taken: RefCell<Vec<Sbdf>>,
     backend: String,
-    functions: Vec<Sbdf>,
+    functions: RefCell<Vec<Sbdf>>,
 }
 
 /// The bus that this domain's passed-through functions are on. Cloning gives another handle to it.
@@ -77,13 +77,14 @@ impl<H: Platform> PciBus<H> {
         if functions.is_empty() {
             return Err(BusError::NoDevices);
         }
-        let (lines, taken) = (RefCell::default(), RefCell::default());
+        let (lines, taken, functions) = (RefCell::default(), RefCell::default(), RefCell::new(functions));
         Ok(Self(Rc::new(Inner { hyp, ops, lines, taken, backend, functions })))
     }
 
-    /// The functions that were assigned, in the order of `pci=[...]`.
-    pub fn functions(&self) -> &[Sbdf] {
-        &self.0.functions
+    /// The functions that are assigned: those of `pci=[...]` in its order, without those that were taken back, then
+    /// those that were added.
+    pub fn functions(&self) -> Vec<Sbdf> {
+        self.0.functions.borrow().clone()
     }
 
     /// Takes a function into use.
@@ -102,36 +103,53 @@ impl<H: Platform> PciBus<H> {
         }
     }
 
-    /// Completes when the backend takes the bus away or wants functions added or removed (which this crate
-    /// does not do): the state it was seen in.
+    /// Completes when the backend takes the bus away or wants functions added or removed: the state it was seen in.
     pub async fn removal(&self) -> XenbusState {
         let never = Instant::from_nanos(u64::MAX);
         wait_for(&self.0.hyp, &self.0.backend, never, |state| state != XenbusState::Connected).await
     }
 
-    /// Waits until the backend wants functions back, and says which: with `xl pci-detach` some, otherwise all.
+    /// Waits until the backend wants functions back, and says which: with `xl pci-detach` some, with
+    /// `xl pci-attach` none, otherwise all.
     ///
     /// The caller drops their [`PciDevice`]s and then calls [`confirm_removal`](Self::confirm_removal).
     pub async fn wanted_back(&self) -> Vec<Sbdf> {
         if self.removal().await != XenbusState::Reconfiguring {
-            return self.functions().to_vec();
+            return self.0.functions.take();
         }
+        let wanted = self.in_state(XenbusState::Closing).await;
+        self.0.functions.borrow_mut().retain(|sbdf| !wanted.contains(sbdf));
+        wanted
+    }
+
+    /// The functions that were added (`xl pci-attach`) since this was last asked, or since the start.
+    pub async fn added(&self) -> Vec<Sbdf> {
+        // What pciback has exported it puts into Initialised; what libxl has not cleared away yet is in Closing.
+        let mut added = self.in_state(XenbusState::Initialised).await;
+        let mut functions = self.0.functions.borrow_mut();
+        added.retain(|sbdf| !functions.contains(sbdf));
+        functions.extend(&added);
+        added
+    }
+
+    /// The functions that are in a state of their own (`state-N`).
+    async fn in_state(&self, wanted: XenbusState) -> Vec<Sbdf> {
         let Inner { hyp, backend, .. } = &*self.0;
-        let mut wanted = Vec::new();
+        let mut found = Vec::new();
         let count = read_number_or(hyp, &format!("{backend}/num_devs"), 0_u32).await.unwrap_or(0);
         for index in 0..count.min(MAX_FUNCTIONS) {
             let (state, vdev) = (format!("{backend}/state-{index}"), format!("{backend}/vdev-{index}"));
             let (state, vdev) = join(hyp.read(Transaction::NONE, &state), read_text(hyp, &vdev)).await;
-            let closing = state.is_ok_and(|state| XenbusState::parse(&state) == XenbusState::Closing);
-            if let Some(sbdf) = vdev.ok().and_then(|text| text.parse().ok()).filter(|_| closing) {
-                wanted.push(sbdf);
+            let is_wanted = state.is_ok_and(|state| XenbusState::parse(&state) == wanted);
+            if let Some(sbdf) = vdev.ok().and_then(|text| text.parse().ok()).filter(|_| is_wanted) {
+                found.push(sbdf);
             }
         }
-        wanted
+        found
     }
 
-    /// Tells the backend that the functions it wants back are no longer in use. Returns whether the bus goes on
-    /// with those that are left.
+    /// Tells the backend that the functions it wants back are no longer in use, and lets it add those it wants to.
+    /// Returns whether the bus goes on.
     pub async fn confirm_removal(&self) -> bool {
         let Inner { hyp, backend, .. } = &*self.0;
         let deadline = hyp.now().saturating_add(DISCONNECT_DEADLINE);

@@ -9,7 +9,7 @@
 //! Nothing relies on pciback's `permissive` mode: configuration writes are limited to the command register,
 //! sizing BARs, and the reset that [`PciDevice::function_level_reset`] attempts.
 //!
-//! Protocol: `public/io/pciif.h`. Not here: AER recovery (declined), hot plug of further functions.
+//! Protocol: `public/io/pciif.h`. Not here: AER recovery (declined).
 
 #![no_std]
 #![forbid(unsafe_code)]

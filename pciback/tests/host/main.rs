@@ -143,6 +143,41 @@ fn a_function_that_is_wanted_back_is_named_and_the_others_stay_in_use() {
 }
 
 #[test]
+fn a_function_that_is_added_is_named_once_and_can_be_used() {
+    let platform = with(nic());
+    let bus = connect(&platform);
+    platform.set(&format!("{BACKEND}/state-0"), "3");
+    platform.0.functions.borrow_mut().insert((0, 0, 8), Function::new(0x1af4, 0x1041));
+    platform.set(&format!("{BACKEND}/num_devs"), "2");
+    platform.set(&format!("{BACKEND}/state-1"), "1");
+    platform.set(&format!("{BACKEND}/state"), "7");
+    assert_eq!(platform.run(bus.wanted_back()), []);
+    assert!(platform.run(bus.confirm_removal()));
+    let second = Sbdf { devfn: 8, ..FIRST };
+    assert_eq!(platform.run(bus.added()), [second]);
+    assert_eq!(platform.run(bus.added()), [], "once");
+    assert_eq!(bus.functions(), [FIRST, second]);
+    assert_eq!(bus.device(second).unwrap().vendor_id(), 0x1af4);
+}
+
+#[test]
+fn a_function_that_was_taken_back_is_added_again_only_when_dom0_says_so() {
+    let (platform, bus) = detach_first();
+    assert_eq!(platform.run(bus.wanted_back()), [FIRST]);
+    assert!(platform.run(bus.confirm_removal()));
+    // xen-pciback leaves its keys to libxl, which is slower than we are.
+    platform.set(&format!("{BACKEND}/state-0"), "5");
+    platform.set(&format!("{BACKEND}/vdev-0"), "0000:00:00.00");
+    assert_eq!(platform.run(bus.added()), []);
+    assert_eq!(bus.functions(), [Sbdf { devfn: 8, ..FIRST }]);
+    platform.set(&format!("{BACKEND}/state-0"), "1");
+    platform.set(&format!("{BACKEND}/state"), "7");
+    assert_eq!(platform.run(bus.wanted_back()), []);
+    assert!(platform.run(bus.confirm_removal()));
+    assert_eq!(platform.run(bus.added()), [FIRST]);
+}
+
+#[test]
 fn a_bus_that_goes_wants_every_function_back() {
     for state in ["5", "6"] {
         let (platform, bus) = detach_first();

@@ -181,12 +181,17 @@ impl Platform {
             }
             ("4", "5") => self.set(&back, "5"),
             ("5", "6") => self.set(&back, "6"),
-            // Hot unplug: functions in state 5 go when the frontend has let go of them.
+            // Hot unplug: functions in state 5 go when the frontend has let go of them. Hot plug: those in state 1
+            // get an address.
             ("7", "7") if !self.0.manners.borrow().never_connects => {
                 for index in 0..8 {
                     if state(&format!("{BACKEND}/state-{index}")) == "5" {
                         self.0.store.borrow_mut().remove(&format!("{BACKEND}/vdev-{index}"));
                         self.set(&format!("{BACKEND}/state-{index}"), "6");
+                    }
+                    if state(&format!("{BACKEND}/state-{index}")) == "1" {
+                        self.set(&format!("{BACKEND}/vdev-{index}"), &format!("0000:00:{index:02x}.00"));
+                        self.set(&format!("{BACKEND}/state-{index}"), "3");
                     }
                 }
                 self.set(&back, "8");

@@ -17,6 +17,7 @@ mod link;
 mod management;
 mod policy;
 mod refusals;
+mod replace;
 mod runtime;
 mod scale;
 mod soak;
@@ -86,6 +87,7 @@ pub const ALL: &[NetworkScenario] = &[
         "hot_attach_and_detach_ten_times_leaks_nothing",
         hotplug::hot_attach_and_detach_ten_times_leaks_nothing,
     )),
+    long("a_card_is_taken_back_and_given_again", replace::a_card_is_taken_back_and_given_again),
     ours("the_link_goes_and_comes_back", link::the_link_goes_and_comes_back),
     for_each_kind(shared(
         "guest_reboots_and_is_back_on_the_network",

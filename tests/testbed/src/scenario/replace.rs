@@ -1,0 +1,34 @@
+//! A card that Dom0 takes back and gives again while guests run.
+
+use std::time::Duration;
+
+use super::checks::{eventually, ping, wire_address};
+use super::policy::{console_says, silent};
+use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
+use crate::failure::{Doing, Result};
+use crate::guest::{Guest, XL_LIMIT};
+
+/// How long a card may take until it has a link.
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub(super) fn a_card_is_taken_back_and_given_again(bed: &mut Bed) -> Result<()> {
+    let (first, second) = (bed.guest(1)?, bed.guest(2)?);
+    let (wire, neighbour) = (wire_address(bed), second.address("eth0", ADDRESS_LIMIT)?);
+    let bdf = bed.nic().bdf();
+    ping(&first, &wire)?;
+    for round in 0..2 {
+        replace(bed, &first, &bdf, &wire, &neighbour).doing(format!("round {round}"))?;
+    }
+    Ok(())
+}
+
+/// Takes a card back and gives it again. `guest` reaches `wire` through it, and `neighbour` without it.
+fn replace(bed: &Bed, guest: &Guest, bdf: &str, wire: &str, neighbour: &str) -> Result<()> {
+    bed.dom0().check(&format!("xl pci-detach {NETDOM} {bdf}"), XL_LIMIT)?;
+    console_says(bed, "PCI_REMOVED")?;
+    silent(guest, wire).doing("without the card")?;
+    ping(guest, neighbour).doing("guest to guest without the card")?;
+    bed.dom0().check(&format!("xl pci-attach {NETDOM} {bdf}"), XL_LIMIT)?;
+    eventually(LIMIT, || ping(guest, wire).is_ok());
+    ping(guest, wire).doing("with the card again")
+}
