@@ -135,12 +135,10 @@ impl Bed {
         let wire = Wire::start(WireConfig::numbered(0, &config.logs))?;
         let more_wires: Vec<_> =
             (1..nics).map(|index| Wire::start(WireConfig::numbered(index, &config.logs))).collect::<Result<_>>()?;
-        let nics: Vec<_> = core::iter::once(&wire)
-            .chain(&more_wires)
-            .zip(FIRST_SLOT..)
-            .map(|(wire, slot)| Nic { model: config.nic, slot, wire: Some(wire.config.socket.clone()) })
-            .collect();
-        let nic = Nic { model: config.nic, slot: FIRST_SLOT, wire: Some(wire.config.socket.clone()) };
+        let on = |wire: &Wire, slot| Nic { model: config.nic, slot, wire: Some(wire.config.socket.clone()) };
+        let nic = on(&wire, FIRST_SLOT);
+        let more_nics = more_wires.iter().zip((FIRST_SLOT..).skip(1)).map(|(wire, slot)| on(wire, slot));
+        let nics = core::iter::once(nic.clone()).chain(more_nics).collect();
         let machine = Machine::boot(&MachineConfig {
             images: images(&config.xen),
             logs: config.logs.clone(),

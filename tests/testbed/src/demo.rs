@@ -7,14 +7,13 @@ use crate::disk::FIRST_DISK_SLOT;
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::{Guest, GuestConfig, console_log, mac};
 use crate::measure::Costs;
+use crate::storage;
 use crate::wire::pattern;
 
 const FETCH_LIMIT: Duration = Duration::from_secs(240);
 const SHORT: Duration = Duration::from_secs(30);
 /// The storage domain's name.
 const STORAGE: &str = "blkdom";
-/// Modules that would mean that Dom0 drives disks itself.
-const STORAGE_MODULES: &str = "ahci|libata|libahci|nvme|nvme_core|virtio_blk|virtio_pci|sd_mod|scsi_mod";
 /// What Dom0 and each guest get of the disk.
 const SLICE_MIB: usize = 160;
 
@@ -107,8 +106,7 @@ fn show_dom0_disk(bed: &Bed, rows: &mut Vec<Row>) -> Result<()> {
         slice("xvdz", 0)
     );
     print!("{}", indent(&bed.dom0().check(&script, SHORT.saturating_mul(2)).doing("Dom0 on its vbd")?));
-    let found = bed.dom0().check(&format!("lsmod | grep -E '^({STORAGE_MODULES}) ' || true"), SHORT)?;
-    ensure(found.is_empty(), || format!("Dom0 has storage modules loaded: {found}"))?;
+    storage::has_no_disk_driver(bed.dom0())?;
     let result = "16 MiB written and read back; no storage module is loaded".to_owned();
     rows.push(Row { who: "Dom0".into(), what: "a vbd".into(), result });
     Ok(())

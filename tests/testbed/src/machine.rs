@@ -11,11 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::cpio::Archive;
 use crate::disk::Disk;
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::nic::Nic;
+use crate::qmp::Qmp;
 
 /// How long Xen and Dom0 may take until the command agent answers.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -115,12 +118,12 @@ impl Machine {
         self.logs.join("com1.sock")
     }
 
-    /// Runs a command of QEMU's monitor; see [`crate::qmp::execute`].
+    /// Runs a command of QEMU's monitor; see [`Qmp::ask`].
     ///
     /// # Errors
     /// QEMU is gone or refused the command.
-    pub fn monitor(&self, command: &str, arguments: &str) -> Result<String> {
-        crate::qmp::execute(&self.logs.join("qmp.sock"), command, arguments)
+    pub fn monitor(&self, command: &str, arguments: &Value) -> Result<Value> {
+        Qmp::connect(&self.logs.join("qmp.sock"))?.ask(command, arguments)
     }
 
     /// Ends QEMU at once, as a power cut ends a machine.

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 use smoltcp::wire::{IpEndpoint, Ipv4Address};
 
 use super::bed::{Bed, Station};
-use super::qmp::{Qmp, Registers};
 use super::ramdisk::LOAD;
+use super::registers::{Registers, look};
 use super::samples::{Contender, float};
 use crate::failure::{Doing, Failure, Result};
 use crate::guest::XL_LIMIT;
+use crate::qmp::Qmp;
 use crate::wire::services::{Burst, SINK_PORT, SOURCE_PORT};
 
 const SAMPLES: usize = 1500;
@@ -107,7 +108,7 @@ pub(super) fn sample(socket: &Path) -> Result<Vec<Registers>> {
     let mut samples = Vec::with_capacity(SAMPLES);
     let mut pause_us = 1500_u64;
     for _ in 0..SAMPLES {
-        samples.push(qmp.look()?);
+        samples.push(look(&mut qmp)?);
         // No two the same, so that the samples do not walk in step with the load.
         pause_us = pause_us.wrapping_mul(5).wrapping_add(3) % 4093;
         thread::sleep(Duration::from_micros(pause_us.saturating_add(1000)));

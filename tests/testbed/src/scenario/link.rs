@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::checks::{eventually, ping, wire_address};
 use crate::bed::{Bed, NETDOM};
 use crate::failure::{Doing, Result, ensure};
@@ -28,8 +30,7 @@ pub(super) fn the_link_goes_and_comes_back(bed: &mut Bed) -> Result<()> {
 /// Changes the link and waits until the driver domain has said so once more.
 fn change(bed: &Bed, up: bool, says: &str) -> Result<()> {
     let before = said(bed, says)?;
-    let arguments = format!("{{\"name\": \"{}\", \"up\": {up}}}", bed.nic().netdev());
-    bed.machine.monitor("set_link", &arguments)?;
+    bed.machine.monitor("set_link", &json!({ "name": bed.nic().netdev(), "up": up }))?;
     eventually(LIMIT, || said(bed, says).is_ok_and(|count| count > before));
     let after = said(bed, says)?;
     ensure(after > before, || format!("the driver domain does not say {says:?}"))

@@ -2,16 +2,22 @@
 
 use super::bed::{GUEST_LIMIT, Storage, disk_setting, guest_config, wait_for};
 use super::image::{RAW, ROOT};
+use crate::dom0::Dom0;
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::GuestConfig;
 
 /// Modules that would mean that Dom0 drives disks itself.
 const STORAGE_MODULES: &str = "ahci|libata|libahci|nvme|nvme_core|virtio_blk|virtio_pci|sd_mod|scsi_mod|mptsas";
 
+/// Fails if Dom0 has a module loaded that drives a disk.
+pub(crate) fn has_no_disk_driver(dom0: &Dom0) -> Result<()> {
+    let modules = dom0.check(&format!("lsmod | grep -E '^({STORAGE_MODULES}) ' || true"), GUEST_LIMIT)?;
+    ensure(modules.is_empty(), || format!("Dom0 has storage modules loaded: {modules}"))
+}
+
 pub(super) fn dom0_is_a_frontend_and_has_no_disk_driver(storage: &mut Storage) -> Result<()> {
     storage.ensure_blkdom()?;
-    let modules = storage.dom0(&format!("lsmod | grep -E '^({STORAGE_MODULES}) ' || true"))?;
-    ensure(modules.is_empty(), || format!("Dom0 has storage modules loaded: {modules}"))?;
+    has_no_disk_driver(&storage.machine().dom0)?;
     storage.attach(0, "xvdz", "rw", &format!("{}{RAW}", storage.disk()))?;
     let script = format!(
         "{}\ndd if=/dev/urandom of=/tmp/r bs=1M count=8 2>/dev/null && dd if=/tmp/r of=/dev/xvdz bs=1M conv=fsync 2>/dev/null\n\

@@ -1,5 +1,7 @@
 //! File systems and data on vbds: made, checked, trimmed, outliving guests; and a guest whose root is one.
 
+use serde_json::json;
+
 use super::bed::{GUEST_LIMIT, Storage, disk_setting, guest_config, wait_for};
 use super::image::{FILES, RAW, allocated_bytes};
 use crate::failure::{Failure, Result, ensure};
@@ -130,8 +132,7 @@ pub(super) fn a_guest_sees_its_disk_grow(storage: &mut Storage) -> Result<()> {
     let sectors = format!("{} && cat /sys/block/xvdc/size", wait_for("xvdc"));
     let before: u64 = parse(&guest.check(&sectors, GUEST_LIMIT)?)?;
     let grown = before.saturating_mul(2);
-    let arguments = format!("{{\"device\":\"disk1\",\"size\":{}}}", grown.saturating_mul(512));
-    storage.machine().monitor("block_resize", &arguments)?;
+    storage.machine().monitor("block_resize", &json!({ "device": "disk1", "size": grown.saturating_mul(512) }))?;
     let script = format!(
         "for i in $(seq 300); do [ $(cat /sys/block/xvdc/size) = {grown} ] && break; sleep 0.1; done\n\
          dd if=/dev/urandom of=/run/end bs=64k count=16 2>/dev/null\n\

@@ -13,6 +13,7 @@ mod trace;
 use crate::suite::{self, Length, Scenario, Selection, Tally};
 
 pub use bed::{Storage, StorageConfig};
+pub(crate) use dom0::has_no_disk_driver;
 
 /// Every scenario, in the order that wastes least time.
 const ALL: &[Scenario<Storage>] = &[
