@@ -10,7 +10,7 @@ use crate::suite::TestBed as _;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The NIC that only scenarios with two have.
-const SECOND_BDF: &str = "00:04.0";
+pub(super) const SECOND_BDF: &str = "00:04.0";
 
 /// Guest `number` with more keys for its vif.
 pub(super) fn guest_with(bed: &mut Bed, number: u8, keys: &str) -> Result<Guest> {
@@ -144,7 +144,7 @@ pub(super) fn isolated_guests_reach_the_wire_only(bed: &mut Bed) -> Result<()> {
 }
 
 /// Runs something with a driver domain that has two cards.
-fn with_two_cards(bed: &mut Bed, extra: &str, scenario: fn(&mut Bed) -> Result<()>) -> Result<()> {
+pub(super) fn with_two_cards(bed: &mut Bed, extra: &str, scenario: fn(&mut Bed) -> Result<()>) -> Result<()> {
     bed.reset()?;
     bed.dom0().check(&format!("xl pci-assignable-add {SECOND_BDF}"), XL_LIMIT)?;
     let first = bed.nic().bdf();
@@ -156,7 +156,7 @@ fn with_two_cards(bed: &mut Bed, extra: &str, scenario: fn(&mut Bed) -> Result<(
     outcome
 }
 
-fn second_wire(bed: &Bed) -> Result<String> {
+pub(super) fn second_wire(bed: &Bed) -> Result<String> {
     let wire = bed.more_wires.first().ok_or_else(|| Failure::new("the bed has one NIC"))?;
     Ok(wire.config.address.to_string())
 }

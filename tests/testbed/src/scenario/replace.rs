@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::checks::{eventually, ping, wire_address};
-use super::policy::{console_says, silent};
+use super::policy::{SECOND_BDF, console_says, guest_with, second_wire, silent, with_two_cards};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT};
@@ -20,6 +20,20 @@ pub(super) fn a_card_is_taken_back_and_given_again(bed: &mut Bed) -> Result<()> 
         replace(bed, &first, &bdf, &wire, &neighbour).doing(format!("round {round}"))?;
     }
     Ok(())
+}
+
+pub(super) fn one_of_two_cards_is_taken_back_and_given_again(bed: &mut Bed) -> Result<()> {
+    with_two_cards(bed, "", |bed| {
+        let (near, far) = (wire_address(bed), second_wire(bed)?);
+        let first = guest_with(bed, 32, ",bridge=xenbr0")?;
+        let second = guest_with(bed, 33, ",bridge=xenbr1")?;
+        let neighbour = guest_with(bed, 34, ",bridge=xenbr1")?;
+        first.address("eth0", ADDRESS_LIMIT)?;
+        second.address("eth0", ADDRESS_LIMIT)?;
+        let address = neighbour.address("eth0", ADDRESS_LIMIT)?;
+        replace(bed, &second, SECOND_BDF, &far, &address)?;
+        ping(&first, &near).doing("the other card")
+    })
 }
 
 /// Takes a card back and gives it again. `guest` reaches `wire` through it, and `neighbour` without it.
