@@ -12,12 +12,18 @@ use xen_pv_rt::hyp::{Instant, Platform};
 use xen_pv_rt::task::Tasks;
 
 use crate::dataplane::Uplinks;
-use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME};
+use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME, Settings};
 use crate::publish::CardReport;
 use hotplug::Exchange;
 
 /// Bytes of an Ethernet header with a VLAN tag.
 const TAGGED_HEADER: usize = 18;
+/// Least and most buffers that a card has besides those in its rings: received frames on their way to guests.
+const SPARE_BUFFERS: (usize, usize) = (256, 2048);
+/// What part of the domain's pages they may be, over all cards.
+const SPARE_PART: usize = 7;
+/// Spare buffers that no slow guest ever holds: a burst of frames for others.
+const BURST: usize = 64;
 /// How often a card is looked at without an interrupt while there is traffic: finds work whose interrupt was lost.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// The same when there was no traffic for [`TRAFFIC_MEMORY`]; also how soon a change of the link is seen.
@@ -52,24 +58,26 @@ pub struct Cards<H: Platform> {
     links: Vec<Link>,
     next_poll: Instant,
     exchange: Rc<Exchange<H>>,
-    /// Longest frame that cards are set up for.
-    max_frame: usize,
+    /// What cards are set to.
+    settings: Settings,
     /// Until when traffic is expected.
     busy_until: Instant,
 }
 
 impl<H: Platform> Cards<H> {
-    /// Connects to xen-pciback and puts every function into service, for frames that an MTU of `mtu` makes.
+    /// Connects to xen-pciback and puts every function into service, for frames that an MTU of `mtu` makes, with as many
+    /// buffers as suit a domain of `pages` pages.
     ///
     /// # Errors
     /// [`NoCards`] if there is none, or one that cannot be used.
-    pub async fn start(hyp: &H, mtu: usize) -> Result<Self, NoCards> {
+    pub async fn start(hyp: &H, mtu: usize, pages: u64) -> Result<Self, NoCards> {
         let max_frame = mtu.saturating_add(TAGGED_HEADER).max(STANDARD_FRAME);
         let bus = PciBus::connect(hyp.clone()).await.map_err(NoCards::Bus)?;
+        let settings = Settings { spare: spare_buffers(pages, bus.functions().len()), max_frame };
         let mut cards = Vec::new();
         for sbdf in bus.functions() {
             let device = bus.device(sbdf).map_err(|error| NoCards::Card(error.into()))?;
-            let mut card = AttachedNic::attach(device, max_frame).await.map_err(NoCards::Card)?;
+            let mut card = AttachedNic::attach(device, settings).await.map_err(NoCards::Card)?;
             log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
             let can = card.card().capabilities().max_frame;
             if can < max_frame {
@@ -80,12 +88,17 @@ impl<H: Platform> Cards<H> {
         let links = cards.iter().map(|_| Link::Down).collect();
         let (next_poll, busy_until) = (Instant::default(), Instant::default());
         let (places, exchange) = (bus.functions(), Rc::new(Exchange::new(bus)));
-        Ok(Self { cards, places, links, next_poll, exchange, max_frame, busy_until })
+        Ok(Self { cards, places, links, next_poll, exchange, settings, busy_until })
+    }
+
+    /// Pages that may wait for slow guests, over all vifs. All of them may be buffers of one card.
+    pub const fn held_pages(&self) -> usize {
+        self.settings.spare.saturating_sub(BURST)
     }
 
     /// Starts to notice when Dom0 wants a card back or adds one (`xl pci-detach`, `xl pci-attach`).
     pub fn follow_bus(&self, hyp: &H, tasks: &Tasks) {
-        tasks.spawn(hotplug::follow(hyp.clone(), self.exchange.clone(), self.max_frame, tasks.signal()));
+        tasks.spawn(hotplug::follow(hyp.clone(), self.exchange.clone(), self.settings, tasks.signal()));
     }
 
     /// Takes cards out of service that Dom0 wants back. Everything else goes on.
@@ -203,6 +216,12 @@ impl<H: Platform> Cards<H> {
     }
 }
 
+/// Spare buffers of each of `cards` cards in a domain of `pages` pages.
+fn spare_buffers(pages: u64, cards: usize) -> usize {
+    let part = usize::try_from(pages).unwrap_or(usize::MAX).checked_div(SPARE_PART.saturating_mul(cards));
+    part.unwrap_or(0).clamp(SPARE_BUFFERS.0, SPARE_BUFFERS.1)
+}
+
 fn report_link<H: Platform>(card: &mut AttachedNic<H>, last: &mut Link) {
     let link = card.card().link();
     if link == *last {
@@ -224,5 +243,18 @@ impl<H: Platform> Uplinks for Cards<H> {
     fn nic(&mut self, index: u8) -> Option<&mut dyn Nic> {
         let card = self.cards.get_mut(usize::from(index))?.as_mut()?;
         Some(card.card())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spare_buffers;
+
+    #[test]
+    fn cards_share_a_part_of_the_memory() {
+        assert_eq!(spare_buffers(4096, 1), 585);
+        assert_eq!(spare_buffers(4096, 2), 292);
+        assert_eq!(spare_buffers(4096, 4), 256);
+        assert_eq!(spare_buffers(65536, 1), 2048);
     }
 }

@@ -28,8 +28,6 @@ use crate::switch::bridges::{BridgeError, Bridges};
 const BUFFERS: usize = 512;
 /// Packets of several buffers at a time.
 const TAILS: usize = 128;
-/// Pages that may wait for slow guests, over all vifs: what a card has to spare, but for a burst of frames for others.
-const HELD_PAGES: usize = 192;
 
 /// Where more options are, below our own directory.
 const OPTIONS: &str = "data/options";
@@ -106,10 +104,10 @@ impl<H: Platform> Domain<H> {
             Err(error) => return Err(StartError::Options(error)),
         }
         log::set_max_level(config.log);
-        let mut cards = block_on(&hyp, Cards::start(&hyp, config.mtu)).map_err(StartError::Cards)?;
+        let mut cards = block_on(&hyp, Cards::start(&hyp, config.mtu, memory_use().total)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
-        let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: HELD_PAGES };
+        let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: cards.held_pages() };
         let bridges = Bridges::new(config.bridges.clone(), cards.count()).map_err(StartError::Bridges)?;
         let uplinks: Vec<_> = (0..cards.count()).filter_map(|card| bridges.of_card(card)).collect();
         for card in 0..cards.count() {

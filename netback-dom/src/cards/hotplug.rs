@@ -15,7 +15,7 @@ use xen_pv_rt::hyp::{Platform, Watch as _, sleep};
 use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::read_text;
 
-use crate::nic::{AttachedNic, Nic as _};
+use crate::nic::{AttachedNic, Nic as _, Settings};
 
 /// How long to wait before a connection that could not be made is tried again.
 const RECONNECT_POLL: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ impl<H: Platform> Exchange<H> {
 }
 
 /// Has cards taken out of service when Dom0 wants them back, and makes those ready that it adds.
-pub(super) async fn follow<H: Platform>(hyp: H, exchange: Rc<Exchange<H>>, max_frame: usize, wake: Signal) {
+pub(super) async fn follow<H: Platform>(hyp: H, exchange: Rc<Exchange<H>>, settings: Settings, wake: Signal) {
     loop {
         let bus = exchange.bus.borrow().clone();
         let wanted = bus.wanted_back().await;
@@ -59,7 +59,7 @@ pub(super) async fn follow<H: Platform>(hyp: H, exchange: Rc<Exchange<H>>, max_f
             (bus, functions)
         };
         for sbdf in added {
-            if let Some(card) = attach(&bus, sbdf, max_frame).await {
+            if let Some(card) = attach(&bus, sbdf, settings).await {
                 exchange.arrived.borrow_mut().push(card);
                 wake.raise();
             }
@@ -83,9 +83,9 @@ async fn reconnect<H: Platform>(hyp: &H) -> PciBus<H> {
     }
 }
 
-async fn attach<H: Platform>(bus: &PciBus<H>, sbdf: Sbdf, max_frame: usize) -> Option<AttachedNic<H>> {
+async fn attach<H: Platform>(bus: &PciBus<H>, sbdf: Sbdf, settings: Settings) -> Option<AttachedNic<H>> {
     let card = match bus.device(sbdf) {
-        Ok(device) => AttachedNic::attach(device, max_frame).await,
+        Ok(device) => AttachedNic::attach(device, settings).await,
         Err(error) => Err(error.into()),
     };
     match card {

@@ -24,7 +24,7 @@ use crate::vif::{Cause, Features};
 use crate::wire::Transport;
 
 /// Most frames that wait for a frontend to post buffers, per vif.
-pub(super) const BACKLOG_FRAMES: usize = 128;
+pub(super) const BACKLOG_FRAMES: usize = 384;
 /// Least time between two wake-ups of the control plane by one vif's drops.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -39,6 +39,8 @@ pub(super) struct Queue<H: Hypervisor> {
     pub(super) backlog: VecDeque<SharedFrame>,
     /// Segments of those, each of which holds up a page.
     pub(super) backlog_pages: usize,
+    /// Bytes of those.
+    pub(super) backlog_bytes: usize,
     /// Since when frames have waited without any being taken.
     pub(super) waiting_since: Option<Instant>,
     /// The frontend has taken nothing for so long that frames for it are dropped at once.
@@ -80,8 +82,17 @@ impl<H: Hypervisor> Queue<H> {
     /// Drops what waits for the frontend. Returns how many pages that frees.
     pub(super) fn drop_backlog(&mut self) -> usize {
         self.backlog.clear();
+        self.backlog_bytes = 0;
         core::mem::take(&mut self.backlog_pages)
     }
+}
+
+/// What waits for a frontend to post buffers.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Waiting {
+    pub(super) frames: usize,
+    pub(super) pages: usize,
+    pub(super) bytes: usize,
 }
 
 /// A connected vif.
@@ -138,6 +149,7 @@ impl<H: Hypervisor> VifPort<H> {
                 rx_port: queue.rx_port,
                 backlog: VecDeque::with_capacity(BACKLOG_FRAMES),
                 backlog_pages: 0,
+                backlog_bytes: 0,
                 waiting_since: None,
                 stalled: false,
             });
@@ -257,10 +269,12 @@ impl<H: Hypervisor> VifPort<H> {
         Layout { headroom: self.headroom, hashing: &self.hashing }
     }
 
-    /// Frames and pages that wait for the frontend, in all queues.
-    pub(super) fn waiting(&self) -> (usize, usize) {
-        self.queues.iter().fold((0, 0), |(frames, pages), queue| {
-            (frames.saturating_add(queue.backlog.len()), pages.saturating_add(queue.backlog_pages))
+    /// What waits for the frontend, in all queues.
+    pub(super) fn waiting(&self) -> Waiting {
+        self.queues.iter().fold(Waiting::default(), |sum, queue| Waiting {
+            frames: sum.frames.saturating_add(queue.backlog.len()),
+            pages: sum.pages.saturating_add(queue.backlog_pages),
+            bytes: sum.bytes.saturating_add(queue.backlog_bytes),
         })
     }
 

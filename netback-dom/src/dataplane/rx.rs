@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use ring::netif::{MAX_SLOTS, RxFlags, RxResponse};
-use xen_pv_rt::hyp::{Domid, Hypervisor, Instant, PAGE_SIZE};
+use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
 
 use super::Plane;
 use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource};
@@ -18,15 +18,15 @@ use crate::frame::{Checksum, Frame};
 use crate::vif::Cause;
 use crate::wire::Ethernet;
 
-/// Most pages that wait for one vif.
-const BACKLOG_PAGES: usize = 512 * 1024 / PAGE_SIZE;
+/// Most bytes of frames that wait for one vif, as with Linux: several TCP windows of a guest that is slow to wake up.
+const BACKLOG_BYTES: usize = 512 * 1024;
 /// A queue that has taken nothing for this long is emptied.
 pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<H: Hypervisor> Plane<H> {
     /// Queues a frame for a vif and makes a job of it as soon as there are buffers.
     pub(super) fn enqueue(&mut self, vif: u16, frame: SharedFrame, now: Instant) -> bool {
-        let limit = BACKLOG_PAGES.min(self.memory.held_pages.saturating_sub(self.held) / 2);
+        let limit = self.memory.held_pages.saturating_sub(self.held) / 2;
         let Some(Some(port)) = self.vifs.get_mut(usize::from(vif)) else { return false };
         let Some(stored) = frame.get() else { return false };
         let (len, pages) = (stored.len(), stored.segment_count());
@@ -39,11 +39,13 @@ impl<H: Hypervisor> Plane<H> {
         }
         let (number, within) = (port.queue_for(stored, len), port.is_within_mtu(stored, len));
         let (max_frame, need) = (port.max_frame(), port.layout().slots_for(stored));
-        let (waiting, waiting_pages) = port.waiting();
+        let waiting = port.waiting();
         let Some(queue) = port.queues.get_mut(number) else { return false };
         // A stalled frontend is back when it has posted buffers.
         queue.stalled &= queue.rx.unconsumed().is_ok_and(|posted| posted < need);
-        let full = waiting >= BACKLOG_FRAMES || waiting_pages.saturating_add(pages) > limit;
+        let full = waiting.frames >= BACKLOG_FRAMES
+            || waiting.bytes.saturating_add(len) > BACKLOG_BYTES
+            || waiting.pages.saturating_add(pages) > limit;
         let cause = match (within, len > max_frame, queue.stalled, full) {
             (false, ..) => Some(Cause::Mtu),
             (_, true, ..) => Some(Cause::RxFit),
@@ -57,6 +59,7 @@ impl<H: Hypervisor> Plane<H> {
         }
         queue.backlog.push_back(frame);
         queue.backlog_pages = queue.backlog_pages.saturating_add(pages);
+        queue.backlog_bytes = queue.backlog_bytes.saturating_add(len);
         self.held = self.held.saturating_add(pages);
         self.pull(usize::from(vif), now);
         true
@@ -148,6 +151,7 @@ fn pull_queue<H: Hypervisor>(
         let Some(slots) = take_slots(queue, layout.slots(len, extras.len()))? else { break };
         let Some(frame) = queue.backlog.pop_front() else { break };
         queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
+        queue.backlog_bytes = queue.backlog_bytes.saturating_sub(len);
         let source = RxSource::Stored(frame);
         rx.push(RxJob { ring, domid, source, slots, len, flags, extras, headroom, failed: false });
     }

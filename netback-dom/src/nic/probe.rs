@@ -10,8 +10,6 @@ use super::virtio::{self, VirtioPci};
 use super::{Capabilities, Link, MacAddress, Nic, NicCounters, NicError, Settings, intel};
 use crate::frame::Frame;
 
-/// Received frames of one card that may be on their way to guests; beyond, frames are dropped.
-const SPARE_BUFFERS: usize = 256;
 /// A family of cards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Family {
@@ -90,11 +88,11 @@ pub struct AttachedNic<H: Platform> {
 }
 
 impl<H: Platform> AttachedNic<H> {
-    /// Resets the card and puts it into service, for frames of up to `max_frame` bytes if it can.
+    /// Resets the card and puts it into service.
     ///
     /// # Errors
     /// [`PciCause::Unsupported`] if there is no driver for it, or whatever failed.
-    pub async fn attach(device: PciDevice<H>, max_frame: usize) -> Result<Self, ProbeError> {
+    pub async fn attach(device: PciDevice<H>, settings: Settings) -> Result<Self, ProbeError> {
         let (vendor, id) = (device.vendor_id(), device.device_id());
         let (family, _) =
             supported(vendor, id).ok_or_else(|| device.error(PciCause::Unsupported { vendor, device: id }))?;
@@ -109,7 +107,7 @@ impl<H: Platform> AttachedNic<H> {
         let quiet = quiet?;
         let interrupts = device.enable_interrupts(family.vectors())?;
         device.enable_bus_master()?;
-        let card = start(quiet, &interrupts, device.platform(), max_frame)
+        let card = start(quiet, &interrupts, device.platform(), settings)
             .map_err(|error| ProbeError::Nic(device.sbdf(), error))?;
         Ok(Self { card, interrupts, device })
     }
@@ -152,9 +150,8 @@ fn start<H: Platform>(
     quiet: QuietCard<H>,
     interrupts: &Interrupts<H>,
     platform: &H,
-    max_frame: usize,
+    settings: Settings,
 ) -> Result<Card<H>, NicError> {
-    let settings = Settings { spare: SPARE_BUFFERS, max_frame };
     match quiet {
         QuietCard::Intel(quiet) => {
             quiet.start(platform, settings, (interrupts.kind(), interrupts.count())).map(Card::Intel)
