@@ -104,7 +104,8 @@ impl<H: Platform> Domain<H> {
             Err(error) => return Err(StartError::Options(error)),
         }
         log::set_max_level(config.log);
-        let mut cards = block_on(&hyp, Cards::start(&hyp, config.mtu, memory_use().total)).map_err(StartError::Cards)?;
+        let mut cards =
+            block_on(&hyp, Cards::start(&hyp, config.mtu, memory_use().total)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: cards.held_pages() };

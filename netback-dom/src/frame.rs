@@ -85,10 +85,33 @@ impl TailPool {
     }
 }
 
+/// A tail in use; it goes back to its pool on drop.
+struct PooledTail {
+    /// There until it is dropped.
+    segments: Option<Box<Tail>>,
+    pool: TailPool,
+}
+
+impl PooledTail {
+    fn segments(&self) -> &[Segment] {
+        self.segments.as_ref().map_or(&[], |segments| segments.as_slice())
+    }
+}
+
+impl Drop for PooledTail {
+    fn drop(&mut self) {
+        if let Some(mut segments) = self.segments.take() {
+            segments.clear();
+            // The pool never holds more than it was made with, so this does not allocate.
+            self.pool.0.borrow_mut().push(segments);
+        }
+    }
+}
+
 /// An Ethernet frame without FCS.
 pub struct Frame {
     head: Segment,
-    tail: Option<(Box<Tail>, TailPool)>,
+    tail: Option<PooledTail>,
     /// State of the transport checksum.
     pub checksum: Checksum,
     /// Set if the frame is still to be cut up.
@@ -108,12 +131,17 @@ impl Frame {
     pub fn push(&mut self, segment: Segment, tails: &TailPool) -> Result<(), Segment> {
         if self.tail.is_none() {
             let Some(tail) = tails.0.borrow_mut().pop() else { return Err(segment) };
-            self.tail = Some((tail, tails.clone()));
+            self.tail = Some(PooledTail { segments: Some(tail), pool: tails.clone() });
         }
-        match &mut self.tail {
-            Some((tail, _)) => tail.push(segment),
+        match self.tail.as_mut().and_then(|tail| tail.segments.as_mut()) {
+            Some(tail) => tail.push(segment),
             None => Err(segment),
         }
+    }
+
+    /// The first segment alone; the others go back to their pool.
+    pub fn into_head(self) -> Segment {
+        self.head
     }
 
     /// The first segment. Protocol headers up to TCP are in it, wherever the frame came from.
@@ -128,17 +156,18 @@ impl Frame {
 
     /// All segments in order.
     pub fn segments(&self) -> impl Iterator<Item = &Segment> {
-        core::iter::once(&self.head).chain(self.tail.iter().flat_map(|(tail, _)| tail.iter()))
+        core::iter::once(&self.head).chain(self.tail.iter().flat_map(PooledTail::segments))
     }
 
     /// All segments in order, for filling.
     pub fn segments_mut(&mut self) -> impl Iterator<Item = &mut Segment> {
-        core::iter::once(&mut self.head).chain(self.tail.iter_mut().flat_map(|(tail, _)| tail.iter_mut()))
+        core::iter::once(&mut self.head)
+            .chain(self.tail.iter_mut().filter_map(|tail| tail.segments.as_mut()).flat_map(|tail| tail.iter_mut()))
     }
 
     /// Number of segments, 1 to [`MAX_SEGMENTS`].
     pub fn segment_count(&self) -> usize {
-        self.tail.as_ref().map_or(0, |(tail, _)| tail.len()).saturating_add(1)
+        self.tail.as_ref().map_or(0, |tail| tail.segments().len()).saturating_add(1)
     }
 
     /// Length in bytes, without FCS.
@@ -163,15 +192,5 @@ impl Frame {
     /// Whether the frame has no bytes, which no constructor makes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-}
-
-impl Drop for Frame {
-    fn drop(&mut self) {
-        if let Some((mut tail, pool)) = self.tail.take() {
-            tail.clear();
-            // The pool never holds more than it was made with, so this does not allocate.
-            pool.0.borrow_mut().push(tail);
-        }
     }
 }

@@ -23,6 +23,7 @@ pub mod dataplane;
 pub mod domain;
 mod flow;
 pub mod frame;
+mod gro;
 pub mod management;
 pub mod netback;
 pub mod nic;

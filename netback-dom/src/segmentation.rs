@@ -116,18 +116,11 @@ impl<'a> Cut<'a> {
 /// Makes the headers of the whole packet those of segment `index`, which starts `done` bytes into the payload.
 fn fix_headers(head: &mut [u8], transport: &Transport, len: usize, done: usize, index: u16, last: bool) -> Option<()> {
     let (ip, tcp) = (transport.network, transport.start);
-    if transport.ipv6 {
-        let after = len.checked_sub(ip.checked_add(40)?)?;
-        put(head, ip.checked_add(4)?, u16::try_from(after).ok()?.to_be_bytes());
-    } else {
-        put(head, ip.checked_add(2)?, u16::try_from(len.checked_sub(ip)?).ok()?.to_be_bytes());
+    if !transport.ipv6 {
         let id = u16::from_be_bytes(get(head, ip.checked_add(4)?)?).wrapping_add(index);
         put(head, ip.checked_add(4)?, id.to_be_bytes());
-        put(head, ip.checked_add(10)?, [0, 0]);
-        let mut sum = Sum::default();
-        sum.add(head.get(ip..tcp)?);
-        put(head, ip.checked_add(10)?, (!sum.fold()).to_ne_bytes());
     }
+    set_ip_length(head, transport, len)?;
     let sequence = tcp.checked_add(TCP_SEQUENCE)?;
     let moved = u32::from_be_bytes(get(head, sequence)?).wrapping_add(u32::try_from(done).ok()?);
     put(head, sequence, moved.to_be_bytes());
@@ -143,8 +136,24 @@ fn fix_headers(head: &mut [u8], transport: &Transport, len: usize, done: usize, 
     Some(())
 }
 
+/// Makes an IP header that of a packet that ends at byte `len` of its frame, its checksum included.
+pub(crate) fn set_ip_length(head: &mut [u8], transport: &Transport, len: usize) -> Option<()> {
+    let ip = transport.network;
+    if transport.ipv6 {
+        let after = len.checked_sub(ip.checked_add(40)?)?;
+        put(head, ip.checked_add(4)?, u16::try_from(after).ok()?.to_be_bytes());
+        return Some(());
+    }
+    put(head, ip.checked_add(2)?, u16::try_from(len.checked_sub(ip)?).ok()?.to_be_bytes());
+    put(head, ip.checked_add(10)?, [0, 0]);
+    let mut sum = Sum::default();
+    sum.add(head.get(ip..transport.start)?);
+    put(head, ip.checked_add(10)?, (!sum.fold()).to_ne_bytes());
+    Some(())
+}
+
 /// The sum of the pseudo-header of a TCP packet that ends at byte `len` of its frame.
-fn pseudo_sum(head: &[u8], transport: &Transport, len: usize) -> Option<u16> {
+pub(crate) fn pseudo_sum(head: &[u8], transport: &Transport, len: usize) -> Option<u16> {
     let (from, bytes) = if transport.ipv6 { (8, 32) } else { (12, 8) };
     let start = transport.network.checked_add(from)?;
     let mut sum = Sum::default();

@@ -15,24 +15,7 @@ use crate::switch::vlan::Form;
 use crate::switch::{Exit, Flood, PortId, Refusal, Verdict};
 use crate::vif::Cause;
 
-/// Frames taken from one card in a turn.
-const RECEIVE_BURST: usize = 64;
-
 impl<H: Hypervisor> Plane<H> {
-    /// Takes frames from the cards and queues them where they belong. Returns whether there were any.
-    pub(super) fn receive(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
-        let mut any = false;
-        for index in 0..uplinks.count() {
-            for _ in 0..RECEIVE_BURST {
-                let Some(frame) = uplinks.nic(index).and_then(|nic| nic.receive()) else { break };
-                any = true;
-                let verdict = self.switch.forward(PortId::Uplink(index), frame.head().bytes(), now);
-                self.send(verdict, frame, uplinks, now);
-            }
-        }
-        any
-    }
-
     /// Decides about every transmit job that is still pending. Returns whether some need all their bytes first.
     pub(super) fn forward(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
         let mut incomplete = false;
@@ -140,7 +123,7 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// Sends a frame where the switch wants it. Returns whether somebody took it or nobody was to have it.
-    fn send(&mut self, verdict: Verdict, frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
+    pub(super) fn send(&mut self, verdict: Verdict, frame: Frame, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
         match verdict {
             Verdict::Discard | Verdict::Refuse(_) => true,
             Verdict::To(exit) => self.send_to(exit, frame, uplinks, now),

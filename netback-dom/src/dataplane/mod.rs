@@ -25,6 +25,7 @@ mod layout;
 mod memory;
 mod multicast;
 mod port;
+mod receive;
 mod rx;
 mod share;
 mod shared;
@@ -48,6 +49,7 @@ use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
 use job::{RX_JOBS, RxJob, TX_JOBS, TxJob};
 use port::VifPort;
+use receive::Joiner;
 use shared::SharedPool;
 use uplink::Uplink;
 
@@ -106,6 +108,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     seed: u64,
     vifs: Vec<Option<VifPort<H>>>,
     uplinks: Vec<Uplink>,
+    /// Segments from a card that are being joined.
+    joiner: Joiner,
     tx: Vec<TxJob>,
     rx: Vec<RxJob>,
     /// Whose turn it is to send.
@@ -128,6 +132,7 @@ impl<H: Hypervisor> Plane<H> {
             seed,
             vifs: Vec::new(),
             uplinks: Vec::new(),
+            joiner: Joiner::new(),
             tx: Vec::with_capacity(TX_JOBS),
             rx: Vec::with_capacity(RX_JOBS),
             next_vif: 0,

@@ -17,7 +17,7 @@ pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 7] = [
 ];
 
 /// Those of a vif; the causes of its drops are listed elsewhere.
-pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 7] = [
+pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 8] = [
     ("tx-packets", |vif| vif.counters.tx.packets),
     ("tx-bytes", |vif| vif.counters.tx.bytes),
     ("tx-dropped", |vif| vif.counters.tx_drops.total()),
@@ -25,4 +25,5 @@ pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 7] = [
     ("rx-bytes", |vif| vif.counters.rx.bytes),
     ("rx-dropped", |vif| vif.counters.rx_drops.total()),
     ("notifications", |vif| vif.counters.notifications),
+    ("rx-joined", |vif| vif.counters.rx_joined),
 ];

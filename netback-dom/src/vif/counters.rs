@@ -57,6 +57,8 @@ pub struct VifCounters {
     pub tx_drops: DropCounts,
     /// Packets for the frontend that did not get there.
     pub rx_drops: DropCounts,
+    /// Of the wire's TCP segments, those that were appended to an earlier one: not among the packets delivered.
+    pub rx_joined: u64,
     /// Notifications sent.
     pub notifications: u64,
 }

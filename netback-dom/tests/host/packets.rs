@@ -81,3 +81,34 @@ pub fn completed(packet: &[u8]) -> Vec<u8> {
     done[field..field + 2].copy_from_slice(&(!sum(&packet[tcp_start(packet)..])).to_be_bytes());
     done
 }
+
+/// Bytes `range` of the payload of a packet of [`tcp`] as a segment from the wire: checksums are right, and PSH is in the
+/// last one only.
+pub fn segment(packet: &[u8], range: std::ops::Range<usize>) -> Vec<u8> {
+    let start = tcp_start(packet);
+    let payload = &packet[start + 20..];
+    let mut segment = packet[..start + 20].to_vec();
+    segment[start + 4..start + 8].copy_from_slice(&u32::try_from(range.start).unwrap().to_be_bytes());
+    if range.end < payload.len() {
+        segment[start + 13] &= !8;
+    }
+    segment.extend(&payload[range]);
+    sealed(&segment)
+}
+
+/// The packet with the lengths and checksums of its IP and TCP headers made right.
+pub fn sealed(packet: &[u8]) -> Vec<u8> {
+    let (mut packet, start) = (packet.to_vec(), tcp_start(packet));
+    let len = u16::try_from(packet.len() - start).unwrap();
+    if start == 34 {
+        packet[16..18].copy_from_slice(&(len + 20).to_be_bytes());
+        packet[24..26].fill(0);
+        let header = !sum(&packet[14..34]);
+        packet[24..26].copy_from_slice(&header.to_be_bytes());
+    } else {
+        packet[18..20].copy_from_slice(&len.to_be_bytes());
+    }
+    let pseudo = sum(&pseudo_header(&packet, len));
+    packet[start + 16..start + 18].copy_from_slice(&pseudo.to_be_bytes());
+    completed(&packet)
+}

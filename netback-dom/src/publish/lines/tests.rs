@@ -35,14 +35,16 @@ fn a_vif_has_its_counters_and_only_the_drops_that_happened() {
     let line = vif_line(&VifReport { frontend: Domid::from_raw(7), devid: 1, counters });
     assert_eq!(
         line,
-        "tx-packets=3 tx-bytes=300 tx-dropped=0 rx-packets=0 rx-bytes=0 rx-dropped=1 notifications=0 rx-drop-RX_QUEUE=1"
+        "tx-packets=3 tx-bytes=300 tx-dropped=0 rx-packets=0 rx-bytes=0 rx-dropped=1 notifications=0 rx-joined=0 \
+         rx-drop-RX_QUEUE=1"
     );
 }
 
 #[test]
 fn every_cause_has_room_and_a_name_of_its_own() {
     let most = Traffic { packets: u64::MAX, bytes: u64::MAX };
-    let mut counters = VifCounters { tx: most, rx: most, notifications: u64::MAX, ..VifCounters::default() };
+    let mut counters =
+        VifCounters { tx: most, rx: most, notifications: u64::MAX, rx_joined: u64::MAX, ..VifCounters::default() };
     for cause in Cause::ALL {
         counters.tx_drops.add(*cause);
         counters.rx_drops.add(*cause);
@@ -50,7 +52,7 @@ fn every_cause_has_room_and_a_name_of_its_own() {
     let line = vif_line(&VifReport { frontend: Domid::from_raw(7), devid: 1, counters });
     // A count of one digit is written above; most counts have no more than eight.
     assert!(line.len() + 2 * Cause::COUNT * 7 <= MAX_LINE, "{} bytes", line.len());
-    assert_eq!(words(&line).len(), 7 + 2 * Cause::COUNT);
+    assert_eq!(words(&line).len(), 8 + 2 * Cause::COUNT);
 }
 
 #[test]
