@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::checks::{no_bad_frames, ping, wire_address, xl_quietly};
+use super::checks::{eventually, no_bad_frames, ping, wire_address, xl_quietly};
+use super::statistics::{PUBLISHED_LIMIT, number, statistics};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::mac;
@@ -82,5 +83,10 @@ pub(super) fn a_64_mib_file_arrives_whole_from_wire_and_guest(bed: &mut Bed) -> 
     )?;
     ensure(sum.starts_with(&hash), || format!("from {}: want {hash}, got {sum}", g1.name))?;
     g1.check("rm -r /run/www; killall httpd", Duration::from_secs(10))?;
+    // Of so many segments some come together and are joined.
+    let node = format!("vif-{}-0", g1.domid);
+    let joined = |bed: &Bed| statistics(bed, &node).ok().flatten().map_or(0, |words| number(&words, "rx-joined"));
+    eventually(PUBLISHED_LIMIT, || joined(bed) > 0);
+    ensure(joined(bed) > 0, || "no segments from the wire were joined".into())?;
     no_bad_frames(&bed.wire.counters().since(&before))
 }
