@@ -39,8 +39,9 @@ pub(super) fn flows_of_a_guest_use_all_its_queues(bed: &mut Bed) -> Result<()> {
     let busy = interrupts(&guest)?;
     ensure(idle.len() == 4 && busy.len() == 4, || format!("receive interrupts of {} queues", busy.len()))?;
     let used: Vec<u64> = busy.iter().zip(&idle).map(|(after, before)| after.saturating_sub(*before)).collect();
-    // Eight flows leave a queue out now and then, but not three.
-    ensure(used.iter().filter(|count| **count > 20).count() >= 2, || format!("interrupts by queue: {used:?}"))?;
+    // Eight flows leave a queue out now and then, but not three. Joined segments make few interrupts; a queue without
+    // traffic has none.
+    ensure(used.iter().filter(|count| **count > 5).count() >= 2, || format!("interrupts by queue: {used:?}"))?;
     no_bad_frames(&bed.wire.counters().since(&before))?;
     bed.destroy(guest)
 }
