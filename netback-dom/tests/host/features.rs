@@ -6,13 +6,11 @@ use std::time::Duration;
 use fake_xen::{Netfront, NetfrontOptions, Page};
 
 use crate::offload::send_gso;
-use crate::packets::{BROADCAST, REMOTE, frame, tcp};
+use crate::packets::{BROADCAST, EXTRA_INFO, MORE_DATA, REMOTE, frame, tcp};
 use crate::rig::{Guest, Rig};
 
 const GROUP: [u8; 6] = [1, 0, 94, 0, 0, 9];
 const OTHER_GROUP: [u8; 6] = [1, 0, 94, 0, 0, 10];
-const EXTRA_INFO: u16 = 8;
-const MORE_DATA: u16 = 4;
 
 fn with(features: &[(&'static str, &'static str)]) -> NetfrontOptions {
     let features = [NetfrontOptions::default().features, features.to_vec()].concat();

@@ -2,17 +2,10 @@
 
 use std::time::Duration;
 
-use fake_xen::{Netfront, Page, Usage};
+use fake_xen::{Netfront, Usage};
 
-use crate::packets::{REMOTE, frame};
+use crate::packets::{EXTRA_INFO, MORE_DATA, REMOTE, frame, slot};
 use crate::rig::{Guest, Rig};
-
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
-
-fn slot(front: &mut Netfront, offset: u16, size: u16, flags: u16) {
-    front.put_request(&Page::new(), offset, size, flags);
-}
 
 /// A packet of one slot with this extra segment behind it.
 fn with_extra(front: &mut Netfront, words: [u32; 2]) {

@@ -7,14 +7,12 @@ use fake_xen::{NetfrontOptions, Page};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::packets::{BROADCAST, REMOTE, completed, frame, is_intact, tcp};
+use crate::packets::{
+    BROADCAST, CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA, REMOTE, completed, frame, is_intact, tcp,
+};
 use crate::rig::{Guest, Rig, cases};
 
 const MOMENT: Duration = Duration::from_millis(10);
-const CSUM_BLANK: u16 = 1;
-const DATA_VALIDATED: u16 = 2;
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
 
 /// A frame of this EtherType.
 fn typed(from: [u8; 6], ethertype: u16, payload: &[u8]) -> Vec<u8> {

@@ -7,13 +7,9 @@ use fake_xen::{Netfront, Page};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::packets::{BROADCAST, REMOTE, frame, tcp};
+use crate::packets::{BROADCAST, CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA, REMOTE, frame, tcp};
 use crate::rig::{Rig, cases};
 
-const CSUM_BLANK: u16 = 1;
-const DATA_VALIDATED: u16 = 2;
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
 /// Most frames that one packet may become.
 const MAX_FRAMES: usize = 128;
 

@@ -34,18 +34,6 @@ fn is_refused(rig: &mut Rig, guest: Guest, cause: &str) {
     assert_eq!((usage.mapped, usage.ports, usage.transactions), (before.mapped, before.ports, 0));
 }
 
-/// The frontend closes and starts over as it should.
-fn start_over(rig: &mut Rig, guest: Guest) {
-    rig.fronts[guest].deaf = true;
-    rig.fronts[guest].set_state(6);
-    rig.until("the backend is closed", |rig| rig.fronts[guest].backend_state() == 6);
-    rig.fronts[guest].reclaim();
-    rig.fronts[guest].deaf = false;
-    rig.fronts[guest].reopen();
-    rig.until("connected after starting over", |rig| rig.is_connected(guest));
-    rig.assert_works(guest);
-}
-
 #[test]
 fn a_key_that_is_no_text_is_refused_xb_04() {
     for value in [&b"\xff\xfe"[..], b"8\0", b"\x80"] {
@@ -54,7 +42,8 @@ fn a_key_that_is_no_text_is_refused_xb_04() {
         let path = format!("{}/tx-ring-ref", Toolstack::frontend_path(&rig.device(guest)));
         rig.xen.write_store_as(rig.domid(guest), &path, value);
         is_refused(&mut rig, guest, "READ");
-        start_over(&mut rig, guest);
+        rig.start_over(guest);
+        rig.assert_works(guest);
     }
 }
 
@@ -85,7 +74,8 @@ fn a_frontend_that_hides_its_state_is_closed_xb_04() {
     assert_eq!((rig.usage().mapped, rig.usage().ports), (2, 2));
     rig.assert_works(victim);
     rig.xen.set_perms(&path, Perms::shared(rig.domid(attacker), rig.xen.backend()));
-    start_over(&mut rig, attacker);
+    rig.start_over(attacker);
+    rig.assert_works(attacker);
 }
 
 #[test]
@@ -131,7 +121,8 @@ fn an_event_channel_for_somebody_else_is_refused_xb_11() {
         let port = rig.xen.offer_port_to(rig.device(guest), Domid::from_raw(77));
         rig.fronts[guest].write(key, &port.to_string());
         is_refused(&mut rig, guest, "EVTCHN");
-        start_over(&mut rig, guest);
+        rig.start_over(guest);
+        rig.assert_works(guest);
     }
 }
 
@@ -142,7 +133,8 @@ fn one_page_for_both_rings_is_refused_nf_53() {
     let [tx, _] = rig.fronts[guest].ring_grefs();
     rig.fronts[guest].write("rx-ring-ref", &tx.to_string());
     is_refused(&mut rig, guest, "RING_REF");
-    start_over(&mut rig, guest);
+    rig.start_over(guest);
+    rig.assert_works(guest);
 }
 
 #[test]
@@ -161,7 +153,8 @@ fn rings_that_contradict_themselves_from_the_start_are_refused_xb_12() {
             }
             is_refused(&mut rig, guest, if rx { "RX_PROD" } else { "TX_PROD" });
             rig.fronts[guest].keep_posted(64);
-            start_over(&mut rig, guest);
+            rig.start_over(guest);
+            rig.assert_works(guest);
         }
     }
 }
@@ -180,7 +173,8 @@ fn a_ring_that_is_granted_a_moment_later_is_refused_and_then_served_xb_12() {
     is_refused(&mut rig, guest, "RING_REF");
     rig.xen.faults().map = None;
     assert_eq!(rig.usage().mapped, 0, "{domid}");
-    start_over(&mut rig, guest);
+    rig.start_over(guest);
+    rig.assert_works(guest);
 }
 
 /// Fails the `number`th operation on xenstore from now on, `times` times. Returns how many there were so far.
@@ -221,7 +215,8 @@ fn each_request_to_xenstored_may_fail_while_a_vif_lives_and_dies_xb_12_18() {
                 assert!(number > 40, "the vif made {} requests", seen.get());
                 break;
             }
-            start_over(&mut rig, guest);
+            rig.start_over(guest);
+            rig.assert_works(guest);
             let device = rig.device(guest);
             let detach = rig.toolstack.detach(device);
             rig.until(&name, |rig| rig.toolstack.outcome(detach).is_some());
@@ -258,7 +253,8 @@ fn a_quota_of_any_kind_costs_the_new_vif_only_xb_18() {
         // Its frontend may have given up when it saw the vif closed.
         rig.run(Duration::from_secs(3));
         if !rig.is_connected(guest) {
-            start_over(&mut rig, guest);
+            rig.start_over(guest);
+            rig.assert_works(guest);
         }
         rig.assert_works(guest);
     }
@@ -281,7 +277,8 @@ fn what_xenstored_refuses_is_tried_once_a_second_xb_18() {
     rig.fronts[guest].frozen = false;
     rig.run(Duration::from_secs(3));
     if !rig.is_connected(guest) {
-        start_over(&mut rig, guest);
+        rig.start_over(guest);
+        rig.assert_works(guest);
     }
     rig.assert_works(guest);
 }

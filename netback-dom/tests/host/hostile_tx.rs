@@ -5,13 +5,8 @@ use std::time::Duration;
 use fake_xen::{Netfront, NetfrontOptions, Page};
 use xen_pv_rt::hyp::{Access, Domid, GrantError, GrantRef};
 
-use crate::packets::{REMOTE, frame};
+use crate::packets::{CSUM_BLANK, DATA_VALIDATED, EXTRA_INFO, MORE_DATA, REMOTE, frame, slot};
 use crate::rig::Rig;
-
-const CSUM_BLANK: u16 = 1;
-const DATA_VALIDATED: u16 = 2;
-const MORE_DATA: u16 = 4;
-const EXTRA_INFO: u16 = 8;
 
 /// The attack costs the attacker its vif.
 fn kills(cause: &str, attack: impl Fn(&mut Netfront)) {
@@ -28,10 +23,6 @@ fn drops(cause: &str, slots: usize, attack: impl Fn(&mut Netfront)) {
 }
 
 /// Puts one slot with a page of its own.
-fn slot(front: &mut Netfront, offset: u16, size: u16, flags: u16) {
-    front.put_request(&Page::new(), offset, size, flags);
-}
-
 fn gso(size: u16, kind: u8, more: bool) -> [u32; 2] {
     let [low, high] = size.to_le_bytes();
     [u32::from_le_bytes([1, more.into(), low, high]), u32::from(kind)]

@@ -47,27 +47,9 @@ fn refuses(cause: &str, change: impl Fn(&FakeXen, &Netfront)) {
     rig.fronts[guest].set_state(4);
     assert_refused(&mut rig, guest, cause, before);
     rig.assert_works(victim);
-    start_over(&mut rig, guest);
+    rig.start_over(guest);
     rig.assert_works(guest);
     rig.assert_works(victim);
-}
-
-/// The frontend closes and connects again as it should.
-fn start_over(rig: &mut Rig, guest: Guest) {
-    rig.fronts[guest].deaf = true;
-    rig.fronts[guest].set_state(6);
-    rig.until("the backend is closed", |rig| rig.fronts[guest].backend_state() == 6);
-    rig.fronts[guest].reclaim();
-    let directory = fake_xen::Toolstack::frontend_path(&rig.device(guest));
-    for (path, _) in rig.xen.dump_store(&directory) {
-        rig.xen.set_perms(&path, Perms::shared(rig.domid(guest), rig.xen.backend()));
-    }
-    for key in ["multi-queue-num-queues", "event-channel", "event-channel-tx", "event-channel-rx"] {
-        rig.xen.remove_store(&format!("{directory}/{key}"));
-    }
-    rig.fronts[guest].deaf = false;
-    rig.fronts[guest].reopen();
-    rig.until("connected after starting over", |rig| rig.is_connected(guest));
 }
 
 #[test]
@@ -82,7 +64,7 @@ fn a_frontend_that_toggles_its_state_is_followed_slowly_xb_01() {
     let transitions = published(&rig, attacker).len() - before;
     assert!(transitions <= 44, "{transitions} transitions in four seconds");
     rig.assert_works(victim);
-    start_over(&mut rig, attacker);
+    rig.start_over(attacker);
     rig.assert_works(attacker);
 }
 
@@ -108,7 +90,7 @@ fn every_state_of_a_frontend_is_survived_in_every_state_of_ours_xb_02() {
             rig.fronts[guest].write("state", value);
             rig.run(Duration::from_secs(1));
             assert!(matches!(rig.fronts[guest].backend_state(), 1..=6 | 8), "{ours}, {value:?}");
-            start_over(&mut rig, guest);
+            rig.start_over(guest);
             rig.assert_works(guest);
         }
     }
@@ -188,7 +170,7 @@ fn a_store_that_always_conflicts_costs_a_bounded_number_of_attempts_xb_08() {
     // It is the store's fault: once it is over, the guest is served, if need be after starting over.
     rig.run(Duration::from_secs(3));
     if !rig.is_connected(guest) {
-        start_over(&mut rig, guest);
+        rig.start_over(guest);
     }
     rig.assert_works(guest);
 }
@@ -407,11 +389,7 @@ fn a_vif_of_a_previous_instance_is_left_alone_and_reported_xb_26() {
 #[test]
 fn a_vif_that_is_never_connected_delays_nobody_xb_28() {
     let mut rig = Rig::new();
-    let domid = rig.toolstack.create_domain("two vifs");
-    for devid in 0..2 {
-        let device = rig.toolstack.create_vif(domid, devid, &Rig::vif_config(devid as usize));
-        rig.fronts.push(Netfront::new(&rig.xen, device, NetfrontOptions::default()));
-    }
+    rig.add_domain_of(2);
     rig.fronts[0].frozen = true;
     rig.until("the second vif is connected", |rig| rig.is_connected(1));
     let other = rig.guest();

@@ -119,11 +119,7 @@ fn more_queues_are_no_larger_share() {
 fn more_vifs_are_no_larger_share() {
     let mut rig = Rig::new();
     // The first three belong to one domain.
-    let domid = rig.toolstack.create_domain("three vifs");
-    for devid in 0..3 {
-        let device = rig.toolstack.create_vif(domid, devid, &Rig::vif_config(devid as usize));
-        rig.fronts.push(Netfront::new(&rig.xen, device, NetfrontOptions::default()));
-    }
+    rig.add_domain_of(3);
     rig.until("connected", |rig| (0..3).all(|vif| rig.is_connected(vif)));
     let other = rig.guest();
     rig.wire.inject(&frame(BROADCAST, REMOTE, 60, 0));

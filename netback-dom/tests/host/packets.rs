@@ -1,4 +1,17 @@
-//! Frames for tests.
+//! Frames and requests for tests.
+
+use fake_xen::{Netfront, Page};
+
+/// Flags of a transmit request.
+pub const CSUM_BLANK: u16 = 1;
+pub const DATA_VALIDATED: u16 = 2;
+pub const MORE_DATA: u16 = 4;
+pub const EXTRA_INFO: u16 = 8;
+
+/// A transmit request with a page of its own.
+pub fn slot(front: &mut Netfront, offset: u16, size: u16, flags: u16) {
+    front.put_request(&Page::new(), offset, size, flags);
+}
 
 /// An Ethernet frame of `len` bytes with a payload that depends on `seed` and the position.
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u8) -> Vec<u8> {

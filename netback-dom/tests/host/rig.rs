@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use fake_xen::{DeviceId, FakeHyp, FakeXen, Netfront, NetfrontOptions, Toolstack, Usage, VifConfig};
+use fake_xen::{DeviceId, FakeHyp, FakeXen, Netfront, Toolstack, Usage};
 use netback_dom::config::Config;
 use netback_dom::dataplane::{Memory, Turn};
 use netback_dom::frame::TailPool;
@@ -17,8 +17,10 @@ use netback_dom::switch::bridges::Bridges;
 use xen_pv_rt::hyp::{Clock, Dma, Domid, Instant, MemoryUse, Xenstore};
 use xen_pv_rt::task::Tasks;
 
-use crate::packets::{REMOTE, frame};
 use crate::wire::{Wire, Wires};
+
+mod guests;
+mod verdicts;
 
 /// How far time moves per step.
 const TICK: Duration = Duration::from_millis(1);
@@ -135,75 +137,6 @@ impl Rig {
     /// The MAC address of a guest made by [`Self::guest`].
     pub fn mac(guest: Guest) -> [u8; 6] {
         [0, 0x16, 0x3e, 0, 1, u8::try_from(guest).unwrap()]
-    }
-
-    /// Creates a domain with a vif, without letting time pass.
-    pub fn add(&mut self, options: NetfrontOptions) -> Guest {
-        let guest = self.fronts.len();
-        let domid = self.toolstack.create_domain(&format!("guest{guest}"));
-        let device = self.toolstack.create_vif(domid, 0, &Self::vif_config(guest));
-        self.fronts.push(Netfront::new(&self.xen, device, options));
-        guest
-    }
-
-    /// Creates a domain with a vif that has these keys, without letting time pass.
-    pub fn add_with_keys(&mut self, keys: &[(&str, &str)]) -> Guest {
-        let guest = self.fronts.len();
-        let mut config = Self::vif_config(guest);
-        for (key, value) in keys {
-            match *key {
-                "bridge" => config.bridge = (*value).to_string(),
-                key => config.more.push((key.to_string(), (*value).to_string())),
-            }
-        }
-        let domid = self.toolstack.create_domain(&format!("guest{guest}"));
-        let device = self.toolstack.create_vif(domid, 0, &config);
-        self.fronts.push(Netfront::new(&self.xen, device, NetfrontOptions::default()));
-        guest
-    }
-
-    /// Creates a domain with a vif that has these keys and waits until it is connected.
-    pub fn guest_keyed(&mut self, keys: &[(&str, &str)]) -> Guest {
-        let guest = self.add_with_keys(keys);
-        self.until("the guest is connected", |rig| rig.is_connected(guest));
-        guest
-    }
-
-    /// A vif is refused for `cause`, in one line that holds `word`, and nothing is held for it.
-    pub fn assert_refused(&mut self, guest: Guest, cause: &str, word: &str) {
-        self.until("the vif is refused", |rig| rig.fronts[guest].backend_state() == 6);
-        let lines = self.lines(guest, cause);
-        assert_eq!(lines.len(), 1, "{}", self.state());
-        assert!(lines[0].contains("action=refuse") && lines[0].contains(word), "{lines:?}");
-        assert_eq!(self.backend_key(guest, "hotplug-status").as_deref(), Some("error"));
-    }
-
-    pub fn vif_config(guest: Guest) -> VifConfig {
-        let [a, b, c, d, e, f] = Self::mac(guest);
-        VifConfig { mac: format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"), ..VifConfig::default() }
-    }
-
-    /// Creates a domain with a vif that the toolstack says more about, and waits until it is connected.
-    pub fn guest_with_keys(&mut self, options: NetfrontOptions, keys: &[(&str, &str)]) -> Guest {
-        let guest = self.fronts.len();
-        let domid = self.toolstack.create_domain(&format!("guest{guest}"));
-        let more = keys.iter().map(|(key, value)| ((*key).to_string(), (*value).to_string())).collect();
-        let config = VifConfig { more, ..Self::vif_config(guest) };
-        let device = self.toolstack.create_vif(domid, 0, &config);
-        self.fronts.push(Netfront::new(&self.xen, device, options));
-        self.until("the guest is connected", |rig| rig.is_connected(guest));
-        guest
-    }
-
-    /// Creates a domain with a vif and waits until it is connected.
-    pub fn guest_with(&mut self, options: NetfrontOptions) -> Guest {
-        let guest = self.add(options);
-        self.until("the guest is connected", |rig| rig.is_connected(guest));
-        guest
-    }
-
-    pub fn guest(&mut self) -> Guest {
-        self.guest_with(NetfrontOptions::default())
     }
 
     pub fn is_connected(&self, guest: Guest) -> bool {
@@ -327,71 +260,6 @@ impl Rig {
     /// What the domain holds.
     pub fn usage(&self) -> Usage {
         self.xen.usage()
-    }
-
-    /// Two guests that trade packets, the first of which is about to misbehave.
-    pub fn attacker_and_victim() -> (Self, Guest, Guest) {
-        let mut rig = Self::new();
-        let (attacker, victim) = (rig.guest(), rig.guest());
-        rig.assert_works(attacker);
-        rig.assert_works(victim);
-        (rig, attacker, victim)
-    }
-
-    /// A guest exchanges packets with the wire.
-    pub fn assert_works(&mut self, guest: Guest) {
-        let out = frame(REMOTE, Self::mac(guest), 300, 1);
-        let back = frame(Self::mac(guest), REMOTE, 300, 2);
-        self.fronts[guest].take_answers();
-        self.fronts[guest].receive_all();
-        let sent = self.wire.sent.len();
-        let id = self.fronts[guest].send(&out);
-        self.until("the packet is answered", |rig| rig.fronts[guest].tx_unanswered() == 0);
-        let answers = self.fronts[guest].take_answers();
-        assert_eq!(answers.iter().map(|answer| (answer.id, answer.status)).collect::<Vec<_>>(), [(id, 0)]);
-        assert_eq!(
-            self.wire.sent.get(sent).map(|sent| &sent.bytes),
-            Some(&out),
-            "guest {guest} does not reach the wire"
-        );
-        self.wire.inject(&back);
-        self.run(Duration::from_millis(20));
-        let received: Vec<_> = self.fronts[guest].receive_all().into_iter().map(|packet| packet.bytes).collect();
-        assert_eq!(received, [back], "the wire does not reach guest {guest}");
-    }
-
-    /// The attacker is taken out of service for `cause`, once and with one line; nothing of it is left; the
-    /// victim does not notice; and when the frontend starts over it is served again.
-    pub fn assert_killed(&mut self, attacker: Guest, victim: Guest, cause: &str) {
-        self.until("the attacker is closed", |rig| rig.fronts[attacker].backend_state() == 6);
-        self.until("the attacker has its pages back", |rig| !rig.fronts[attacker].is_connected());
-        let lines = self.lines(attacker, cause);
-        assert_eq!(lines.len(), 1, "{}", self.state());
-        assert!(lines[0].contains("action=kill"), "{lines:?}");
-        assert!(self.error_node(attacker).is_some_and(|text| text.contains(cause)), "{}", self.state());
-        let usage = self.usage();
-        assert_eq!((usage.mapped, usage.ports), (2, 2), "what the victim has is what there is");
-        self.assert_works(victim);
-        self.fronts[attacker].reopen();
-        self.until("the attacker is connected again", |rig| rig.is_connected(attacker));
-        self.assert_works(attacker);
-        self.assert_works(victim);
-    }
-
-    /// The attacker's packet is dropped for `cause`: each of its `slots` requests is answered with an error, one line is
-    /// logged, and everybody goes on.
-    pub fn assert_dropped(&mut self, attacker: Guest, victim: Guest, cause: &str, slots: usize) {
-        self.until("the slots are answered", |rig| rig.fronts[attacker].tx_unanswered() == 0);
-        let answers: Vec<i16> = self.fronts[attacker].take_answers().iter().map(|answer| answer.status).collect();
-        assert_eq!(answers, vec![-1; slots]);
-        // A line may wait for its second.
-        self.run(Duration::from_millis(1100));
-        let lines = self.lines(attacker, cause);
-        assert_eq!(lines.len(), 1, "{}", self.state());
-        assert!(lines[0].contains("action=drop"), "{lines:?}");
-        assert!(self.is_connected(attacker));
-        self.assert_works(attacker);
-        self.assert_works(victim);
     }
 
     /// All there is to know, for messages.
