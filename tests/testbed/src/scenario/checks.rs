@@ -90,7 +90,16 @@ pub fn complaint(output: &str) -> Option<&str> {
     })
 }
 
-/// Fails if the driver domain has reported a fault since line `from` of its console.
+/// Lines on the console of driver domains so far. Each continues the log of the one before.
+///
+/// # Errors
+/// Dom0 does not answer.
+pub fn console_lines(bed: &Bed) -> Result<usize> {
+    let script = format!("cat {} 2>/dev/null | wc -l", console_log(NETDOM));
+    bed.dom0().check(&script, XL_LIMIT)?.trim().parse().doing("counting the console's lines")
+}
+
+/// Fails if the driver domain has reported a fault since line `from` of its console, see [`console_lines`].
 ///
 /// # Errors
 /// The lines that tell of an error or a warning.
