@@ -4,7 +4,7 @@
 //! bridges or VLANs. The switch looks at the first bytes of a frame and holds none: the data plane asks it for a
 //! [`Verdict`] and does the rest.
 //!
-//! - [`table`]: [`MacTable`], bounded per port, so that a guest that sends from many addresses evicts nothing but its
+//! - `table`: [`MacTable`], bounded per port, so that a guest that sends from many addresses evicts nothing but its
 //!   own. The address the toolstack gave to a vif is pinned to it: no other port can take it over.
 //! - [`vlan`], [`tag`]: VLANs of ports, tags of frames.
 //! - [`guard`], [`address`]: anti-spoofing.

@@ -1,4 +1,4 @@
-//! Where our storage domain's time goes under a steady load, as [`super::profile`] finds it.
+//! Where our storage domain's time goes under a steady load, as [`super::profile()`] finds it.
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -135,7 +135,7 @@ pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
     config.write(&format!("profile-{nic}-{}.md", config.xen), &text)
 }
 
-/// As [`profile`], for our storage domain with one controller's model.
+/// As [`profile()`], for our storage domain with one controller's model.
 ///
 /// # Errors
 /// As there.
