@@ -12,6 +12,7 @@ use crate::xenbus::XenbusState;
 use crate::xenbus::backend::decide::{Ours, Phase, Step, next};
 use crate::xenbus::backend::report::Action;
 use crate::xenbus::backend::{Backend, Fault, Keys};
+
 impl<B: Backend> Device<'_, B> {
     /// State 5, then 6, then whatever comes after. Nothing is mapped or bound any more.
     pub(super) async fn close(&mut self) -> End {

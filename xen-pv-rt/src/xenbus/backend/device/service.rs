@@ -6,6 +6,7 @@ use crate::xenbus::XenbusState;
 use crate::xenbus::backend::decide::{Ours, Phase, Step, next};
 use crate::xenbus::backend::report::Action;
 use crate::xenbus::backend::{Backend, Fault, Keys};
+
 impl<B: Backend> Device<'_, B> {
     /// State 4: publishes it when the toolstack has had time to see the 2, then waits for the end.
     pub(super) async fn serve(&mut self, id: B::Id) -> Stop {

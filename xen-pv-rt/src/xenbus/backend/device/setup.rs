@@ -9,6 +9,7 @@ use crate::hyp::{Clock, Xenstore, XsError};
 use crate::xenbus::backend::decide::{Ours, Phase, Step, next};
 use crate::xenbus::backend::{Backend, Fault, Keys};
 use crate::xenbus::{FrontendPath, XenbusState, read_number, read_text, write_all};
+
 impl<B: Backend> Device<'_, B> {
     /// State 1 to 2: reads the toolstack's keys, watches the frontend, advertises.
     pub(super) async fn set_up(&mut self) -> Result<(), Stop> {

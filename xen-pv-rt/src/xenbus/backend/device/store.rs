@@ -13,6 +13,7 @@ use crate::xenbus::XenbusState;
 use crate::xenbus::backend::decide::{Ours, View};
 use crate::xenbus::backend::report::Action;
 use crate::xenbus::backend::{Backend, Fault, Keys};
+
 impl<B: Backend> Device<'_, B> {
     /// Reads both ends. What cannot be read right now counts as unchanged.
     pub(super) async fn look(&mut self) -> View {
