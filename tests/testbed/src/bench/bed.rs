@@ -17,8 +17,8 @@ use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::nic::{Nic, NicModel};
 use crate::wire::{Wire, WireConfig};
 
-/// Who has a corner, in the order in which they are set up.
-const CONTENDERS: [Contender; 3] = [Contender::Bulkhead, Contender::Bare, Contender::Linux];
+/// Everyone who is compared, in the order in which they are set up.
+pub const CONTENDERS: &[Contender] = &[Contender::Bulkhead, Contender::Bare, Contender::Linux];
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// What to measure on.
@@ -28,6 +28,8 @@ pub struct BedConfig {
     pub xen: String,
     /// The cards' model.
     pub nic: NicModel,
+    /// Who has a corner.
+    pub contenders: &'static [Contender],
     /// Our domain image.
     pub image: PathBuf,
     /// The load generator.
@@ -101,7 +103,7 @@ impl Bed {
         let ramdisk = config.logs.join("bench.cpio");
         ramdisk::write(&images(&config.xen).join("driver.cpio"), &config.load, &ramdisk)?;
         let wires = (0..)
-            .zip(CONTENDERS)
+            .zip(config.contenders)
             .map(|(index, _)| Wire::start(WireConfig { capture: None, ..WireConfig::numbered(index, &config.logs) }))
             .collect::<Result<Vec<_>>>()?;
         let nics: Vec<Nic> = (FIRST_SLOT..)
@@ -120,8 +122,8 @@ impl Bed {
         })?;
         let _ = std::fs::remove_file(&ramdisk);
         let mut bed = Self { machine, stations: Vec::new() };
-        for ((wire, nic), contender) in wires.into_iter().zip(&nics).zip(CONTENDERS) {
-            let station = bed.station(contender, wire, nic).doing(format!("setting up {}", contender.name()))?;
+        for ((wire, nic), contender) in wires.into_iter().zip(&nics).zip(config.contenders) {
+            let station = bed.station(*contender, wire, nic).doing(format!("setting up {}", contender.name()))?;
             bed.stations.push(station);
         }
         Ok(bed)

@@ -35,7 +35,7 @@ pub fn run(bed: &DiskBed, image: &Path, only: &str) -> Result<String> {
             place.guest.check(&script, XL_LIMIT)?;
             thread::sleep(Duration::from_millis(1500));
             let samples = sample(&bed.machine.logs.join("qmp.sock"))?;
-            let _ = writeln!(report, "## {name}\n\n{}", places(&samples, &symbols)?);
+            let _ = writeln!(report, "## {name}\n\n{}", places(&samples, &symbols, &bed.machine.dom0)?);
             place.guest.check("killall load; sleep 1", XL_LIMIT)?;
         }
     }

@@ -26,7 +26,7 @@ use crate::failure::{Doing, Result};
 use crate::machine::Machine;
 use crate::nic::NicModel;
 use report::Report;
-use samples::Samples;
+use samples::{Contender, Samples};
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -52,9 +52,9 @@ impl BenchConfig {
         PathBuf::from(format!("out/logs/bench-{}-{what}", self.xen))
     }
 
-    fn announce(&self, what: &str) {
+    fn announce(&self, what: &str, count: usize) {
         let logs = self.logs(what);
-        println!("==> booting Xen {} with three {what} in QEMU, logs in {}", self.xen, logs.display());
+        println!("==> booting Xen {} with {count} x {what} in QEMU, logs in {}", self.xen, logs.display());
     }
 
     /// Writes what a run found, and prints its table.
@@ -78,13 +78,14 @@ impl BenchConfig {
         std::fs::write(self.reports.join(name), text).doing(name)
     }
 
-    fn network_bed(&self, nic: NicModel) -> Result<bed::Bed> {
-        self.announce(nic.name());
+    fn network_bed(&self, nic: NicModel, contenders: &'static [Contender]) -> Result<bed::Bed> {
+        self.announce(nic.name(), contenders.len());
         let started = Instant::now();
         let logs = self.logs(nic.name());
         let config = bed::BedConfig {
             xen: self.xen.clone(),
             nic,
+            contenders,
             image: self.images.join("netback-dom"),
             load: self.load.clone(),
             logs: logs.clone(),
@@ -96,7 +97,7 @@ impl BenchConfig {
 
     fn disk_bed(&self, model: DiskModel) -> Result<disks::DiskBed> {
         let name = disk_name(model);
-        self.announce(name);
+        self.announce(name, 3);
         let started = Instant::now();
         let logs = self.logs(name);
         let bed = disks::DiskBed::set_up(&disks::DiskBedConfig {
@@ -118,7 +119,7 @@ impl BenchConfig {
 /// # Errors
 /// The machine did not come up, or a report cannot be written.
 pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
-    let bed = config.network_bed(nic)?;
+    let bed = config.network_bed(nic, bed::CONTENDERS)?;
     let samples = rounds::run(&bed, config.rounds, &config.only);
     config.publish(nic.name(), "NIC", &bed.machine, &samples)
 }
@@ -128,7 +129,7 @@ pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
 /// # Errors
 /// The machine did not come up, a tool failed, or the report cannot be written.
 pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
-    let bed = config.network_bed(nic)?;
+    let bed = config.network_bed(nic, &[Contender::Bulkhead])?;
     let report = profile::run(&bed, &config.images.join("netback-dom"), &config.only)?;
     let _ = bed.machine.collect_logs();
     let text = format!("# Profile: {nic} on Xen {}\n\nMade by `make profile NIC={nic}`.\n\n{report}", config.xen);

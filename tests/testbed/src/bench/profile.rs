@@ -16,6 +16,7 @@ use super::bed::{Bed, Station};
 use super::ramdisk::LOAD;
 use super::registers::{Registers, look};
 use super::samples::{Contender, float};
+use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
 use crate::guest::XL_LIMIT;
 use crate::qmp::Qmp;
@@ -94,7 +95,7 @@ pub fn run(bed: &Bed, image: &Path, only: &str) -> Result<String> {
                 "{frames_in:.0} frames/s out of the card, {frames_out:.0} into it.
 "
             );
-            let _ = writeln!(report, "{}", places(&samples, &symbols)?);
+            let _ = writeln!(report, "{}", places(&samples, &symbols, &bed.machine.dom0)?);
             station.guest.check("killall load; sleep 1", XL_LIMIT)?;
             end_burst(station);
         }
@@ -117,10 +118,11 @@ pub(super) fn sample(socket: &Path) -> Result<Vec<Registers>> {
 }
 
 /// What the samples say: shares of the machine, then of our domain's functions.
-pub(super) fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
+pub(super) fn places(samples: &[Registers], symbols: &Path, dom0: &Dom0) -> Result<String> {
     let ours = samples.iter().find(|sample| IMAGE.contains(&sample.rip)).map(|sample| sample.cr3);
     let mut shares: BTreeMap<&str, u64> = BTreeMap::new();
     let mut addresses = Vec::new();
+    let mut xen: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for sample in samples {
         let place = match sample {
             _ if sample.halted => "idle",
@@ -135,6 +137,9 @@ pub(super) fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
         };
         let count = shares.entry(place).or_default();
         *count = count.saturating_add(1);
+        if XEN.contains(&sample.rip) {
+            xen.entry(place).or_default().push(sample.rip);
+        }
     }
     let mut text = table("where the machine was", &shares, samples.len());
     let (mut functions, mut lines) = (BTreeMap::<String, u64>::new(), BTreeMap::<String, u64>::new());
@@ -146,7 +151,34 @@ pub(super) fn places(samples: &[Registers], symbols: &Path) -> Result<String> {
     }
     text.push_str(&table("function of our domain", &functions, addresses.len()));
     text.push_str(&table("line of our domain", &lines, addresses.len()));
+    for (title, place) in
+        [("function of Xen for our domain", "Xen for our domain"), ("function of Xen for others", "Xen for others")]
+    {
+        let addresses = xen.get(place).map_or(&[][..], Vec::as_slice);
+        let mut functions = BTreeMap::<String, u64>::new();
+        for function in xen_functions(dom0, addresses)? {
+            let count = functions.entry(function).or_default();
+            *count = count.saturating_add(1);
+        }
+        text.push_str(&table(title, &functions, addresses.len()));
+    }
     Ok(text)
+}
+
+/// Xen's function at each address. Dom0 looks them up: it can read Xen's symbols.
+fn xen_functions(dom0: &Dom0, addresses: &[u64]) -> Result<Vec<String>> {
+    if addresses.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wanted: Vec<String> = addresses.iter().map(|address| format!("{address:016x}")).collect();
+    // Sorted, a sample stands behind the symbol that it is in.
+    let script = format!(
+        "grep -q xenfs /proc/mounts || mount -t xenfs xenfs /proc/xen || exit 1\n\
+         {{ cat /proc/xen/xensyms; for at in {}; do echo \"$at zz\"; done; }} | sort | \
+         awk '$2 == \"zz\" {{ print last; next }} {{ last = $3 }}'",
+        wanted.join(" ")
+    );
+    Ok(dom0.check(&script, XL_LIMIT)?.lines().map(ToOwned::to_owned).collect())
 }
 
 fn table<K: std::fmt::Display>(title: &str, counts: &BTreeMap<K, u64>, total: usize) -> String {
