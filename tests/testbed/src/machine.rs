@@ -213,7 +213,7 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
     command
         .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
         .args(["-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split"])
-        .args(["-device", "intel-iommu,intremap=on", "-cpu", "max,-xsave,-avx,-avx2"])
+        .args(["-device", "intel-iommu,intremap=on", "-cpu", "max,-xsave,-avx,-avx2,-erms,-fsrm"])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])
         .args(["-m", &config.memory_mib.to_string(), "-smp", &config.cpus.to_string()])
         .args([
