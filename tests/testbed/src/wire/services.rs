@@ -100,6 +100,8 @@ impl Services {
                 let mut socket = tcp::Socket::new(buffer(), buffer());
                 socket.set_ack_delay(None);
                 socket.set_nagle_enabled(false);
+                // Without it the loss of a few frames is answered with whole windows again and again.
+                socket.set_congestion_control(tcp::CongestionControl::Cubic);
                 // A guest may be destroyed in the middle of a connection.
                 socket.set_keep_alive(Some(Duration::from_secs(5)));
                 socket.set_timeout(Some(Duration::from_secs(30)));
