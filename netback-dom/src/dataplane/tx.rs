@@ -5,6 +5,7 @@ use ring::netif::{Assembled, Negotiated, SlotKind, Status, Tx, TxKill, TxReject,
 use xen_pv_rt::hyp::{Hypervisor, Instant};
 
 use super::job::{RingOf, Stage, TX_JOBS, TxJob};
+use super::memory::HEADER_BYTES;
 use super::port::VifPort;
 use super::{Memory, Plane};
 use crate::nic::MacAddress;
@@ -19,9 +20,6 @@ const TURN_BYTES: usize = 256 * 1024;
 const ROUNDS: usize = 16;
 /// What frontends may use beside plain packets.
 const NEGOTIATED: Negotiated = Negotiated { gso_tcpv4: true, gso_tcpv6: true, multicast_control: true, hash: true };
-/// Bytes that are copied of a packet whose payload is expected to go straight to another guest: enough for
-/// the headers up to TCP.
-const PEEK_BYTES: usize = 256;
 /// Packets shorter than this are always copied whole: that is one operation, where copying the headers apart
 /// takes three.
 const DIRECT_MIN: usize = 4096;
@@ -163,7 +161,8 @@ fn prepare<H: Hypervisor>(
         return job;
     }
     job.copied = first_copy(port, job.len());
-    job.frame = memory.frame(job.copied);
+    let parts = job.packet.fragments.as_slice().iter().map(|fragment| usize::from(fragment.size));
+    job.frame = memory.frame_in_parts(parts, job.copied);
     if job.frame.is_none() {
         job.fail(Status::Dropped);
         port.drop_tx(Cause::NoBuffer, now);
@@ -182,7 +181,7 @@ pub(super) fn is_blocked<H: Hypervisor>(port: &VifPort<H>, uplinks: &[super::upl
 /// How many bytes of a packet to copy before its destination is known.
 fn first_copy<H: Hypervisor>(port: &VifPort<H>, len: usize) -> usize {
     let direct = port.direct && len >= DIRECT_MIN && matches!(port.last_dest, Some(PortId::Vif(_)));
-    if direct { PEEK_BYTES } else { len }
+    if direct { HEADER_BYTES } else { len }
 }
 
 fn take_packet<H: Hypervisor>(ring: &mut BackRing<Tx, H::Page>) -> Result<Option<Assembled>, Cause> {
