@@ -28,6 +28,8 @@ use crate::switch::bridges::{BridgeError, Bridges};
 const BUFFERS: usize = 512;
 /// Packets of several buffers at a time.
 const TAILS: usize = 128;
+/// Turns of a loop that does not sleep for each look at the clock.
+const TURNS_PER_LOOK: u32 = 8;
 
 /// Where more options are, below our own directory.
 const OPTIONS: &str = "data/options";
@@ -134,9 +136,14 @@ impl<H: Platform> Domain<H> {
     ///
     /// `each_turn` is called once per turn of the loop.
     pub fn serve(&mut self, each_turn: impl Fn()) -> Request {
+        let (mut now, mut turns) = (self.hyp.now(), 0_u32);
         loop {
             each_turn();
-            let now = self.hyp.now();
+            // Where Xen emulates the time stamp counter a look at the clock is a trap, so not every turn has one.
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_LOOK) {
+                now = self.hyp.now();
+            }
             if let Some(request) = self.control.poll(now) {
                 return request;
             }
@@ -151,8 +158,8 @@ impl<H: Platform> Domain<H> {
             }
             if turn == Turn::Busy {
                 self.cards.note_traffic(now);
-            } else if !interrupted {
-                self.sleep(now);
+            } else if !interrupted && self.sleep(now) {
+                now = self.hyp.now();
             }
         }
     }
@@ -162,18 +169,19 @@ impl<H: Platform> Domain<H> {
         self.cards.stop();
     }
 
-    /// Sleeps, unless something arrives while everybody is asked for an event.
-    fn sleep(&mut self, now: Instant) {
+    /// Sleeps, unless something arrives while everybody is asked for an event. Returns whether it did.
+    fn sleep(&mut self, now: Instant) -> bool {
         // Frontends first: asking them costs no exit to Xen.
         if self.netback.arm() == Turn::Busy || self.control.is_dirty() || self.cards.arm() {
-            return;
+            return false;
         }
         if self.board.is_asked() || self.management.as_ref().is_some_and(Management::has_work) {
-            return;
+            return false;
         }
         let own = self.management.as_ref().map(Management::deadline);
         let deadlines = [self.control.deadline(), self.netback.next_deadline(now), Some(self.cards.next_poll()), own];
         self.hyp.wait(deadlines.into_iter().flatten().min());
+        true
     }
 }
 

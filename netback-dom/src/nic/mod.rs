@@ -7,6 +7,7 @@
 pub mod intel;
 mod probe;
 pub mod virtio;
+mod watchdog;
 
 pub use probe::{AttachedNic, Card, ProbeError};
 
@@ -158,8 +159,8 @@ pub trait Nic {
     /// Takes the next received frame. Refilling receive buffers is the driver's own business.
     fn receive(&mut self) -> Option<Frame>;
 
-    /// Notes that interrupts have come, a bit for each of the first 32 vectors. Called before [`poll`](Self::poll);
-    /// a card that does not tell its vectors apart needs nothing of it.
+    /// Notes that interrupts have come, or may have been lost: a bit for each of the first 32 vectors. Called before
+    /// [`poll`](Self::poll).
     fn note_interrupts(&mut self, _vectors: u32) {}
 
     /// Reclaims sent frames, checks link and health. Called after an interrupt and from a slow timer.

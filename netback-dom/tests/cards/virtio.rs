@@ -395,6 +395,7 @@ fn dv_06_a_device_that_stops_sending_is_reset_and_goes_on() {
     bench.device.manners(|manners| manners.tx_hangs = true);
     bench.send(&mut driver, &payload(1, 100));
     driver.flush();
+    driver.poll().unwrap();
     bench.clock.advance(Duration::from_secs(4));
     driver.poll().unwrap();
     assert_eq!((driver.counters().resets, bench.frames.outstanding()), (0, 1));

@@ -2,7 +2,8 @@
 //!
 //! - By causes: one interrupt, of whatever kind, for everything. The cause stays set until it is read, which
 //!   happens just before the domain goes to sleep and nowhere else; until then the card interrupts no more, so
-//!   a busy one need not be masked. An interrupt line is deasserted by it too.
+//!   a busy one need not be masked. An interrupt line is deasserted by it too. A card that has not interrupted since
+//!   is not asked: reading a register is slow, and a frontend alone wakes the domain often.
 //! - By vectors (82576 with MSI-X): one per receive queue, and one for the rest. Each is masked as its message
 //!   is sent, and unmasked with one write before the domain goes to sleep: no register is read.
 
@@ -40,6 +41,8 @@ pub(super) struct Interrupts {
     way: Way,
     /// Causes that are enabled in the card or, by vectors, whether sent frames have one.
     enabled: u32,
+    /// By causes: it may have interrupted since they were last read.
+    fired: bool,
 }
 
 impl Interrupts {
@@ -52,12 +55,12 @@ impl Interrupts {
             (Model::I82574, InterruptKind::MsiX) => Way::Causes { always: CAUSES_MSIX, crowded: cause::TXQ0 },
             _ => Way::Causes { always: CAUSES, crowded: cause::TXDW },
         };
-        Self { model, kind, way, enabled: 0 }
+        Self { model, kind, way, enabled: 0, fired: true }
     }
 
     /// Programs a card that has been reset.
     pub(super) fn configure<R: Mmio>(&mut self, regs: &Registers<R>) {
-        self.enabled = 0;
+        (self.enabled, self.fired) = (0, true);
         match (self.model, self.way) {
             (Model::I82576, Way::Vectors { mask }) => {
                 regs.write(Reg::GPIE, gpie::NSICR | gpie::MULTIPLE_MSIX | gpie::EIAME | gpie::PBA);
@@ -95,9 +98,10 @@ impl Interrupts {
                 if wanted != self.enabled {
                     regs.write(Reg::IMC, !wanted);
                     regs.write(Reg::IMS, wanted);
-                    self.enabled = wanted;
+                    // What is enabled now may be set from long ago.
+                    (self.enabled, self.fired) = (wanted, true);
                 }
-                self.take_causes(regs)
+                if core::mem::take(&mut self.fired) { self.take_causes(regs) } else { Ok(false) }
             }
             Way::Vectors { mask } => {
                 let sent = if crowded { (REST | VALID_82576) << 8 } else { 0 };
@@ -112,11 +116,15 @@ impl Interrupts {
         }
     }
 
-    /// Notes which vectors have interrupted. Returns whether the link may have changed.
-    pub(super) fn note<R: Mmio>(&self, regs: &Registers<R>, vectors: u32) -> Result<bool, NicError> {
+    /// Notes which vectors have interrupted, or may have. Returns whether the link may have changed.
+    pub(super) fn note<R: Mmio>(&mut self, regs: &Registers<R>, vectors: u32) -> Result<bool, NicError> {
         match self.way {
+            Way::Causes { .. } => {
+                self.fired |= vectors != 0;
+                Ok(false)
+            }
             Way::Vectors { .. } if vectors & 1 << REST != 0 => self.take_causes(regs),
-            _ => Ok(false),
+            Way::Vectors { .. } => Ok(false),
         }
     }
 

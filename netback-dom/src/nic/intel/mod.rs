@@ -36,6 +36,7 @@ use self::regs::Registers;
 use self::rx::{RxMemory, RxRing};
 use self::tx::TxRing;
 use self::tx_desc::Offload;
+use super::watchdog::Watchdog;
 use super::{
     Capabilities, LONGEST_FRAME, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings,
 };
@@ -47,8 +48,6 @@ pub const WINDOW: usize = regs::WINDOW;
 
 /// Used transmit descriptors from which on the card is asked to interrupt for sent frames.
 const TX_CROWDED: u8 = 128;
-/// How long a frame may take to be sent while the link is up.
-const WATCHDOG: Duration = Duration::from_secs(5);
 /// How often the link is looked at without being asked to.
 const HEALTH: Duration = Duration::from_secs(1);
 /// What the card may write into one buffer, unless frames are longer.
@@ -99,7 +98,7 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
             turn: 0,
             link: Link::Down,
             counters: NicCounters::default(),
-            progress: now,
+            watchdog: Watchdog::default(),
             checked: now,
             look: false,
             state: State::Stopped,
@@ -147,8 +146,7 @@ pub struct Intel<R: Mmio, C: Clock> {
     turn: usize,
     link: Link,
     counters: NicCounters,
-    /// When a sent frame was last reported, or became the only one on its way.
-    progress: Instant,
+    watchdog: Watchdog,
     /// When the link was last looked at.
     checked: Instant,
     /// The link has changed.
@@ -173,7 +171,7 @@ impl<R: Mmio, C: Clock> Intel<R, C> {
         setup::enable(&self.regs, self.max_frame, buffer);
         self.state = State::Running;
         self.link = setup::link(&self.regs)?;
-        self.progress = self.clock.now();
+        self.watchdog.note_progress();
         Ok(())
     }
 
@@ -191,7 +189,7 @@ impl<R: Mmio, C: Clock> Intel<R, C> {
                 any = true;
                 self.counters.tx_frames = self.counters.tx_frames.wrapping_add(frames);
                 self.counters.tx_bytes = self.counters.tx_bytes.wrapping_add(bytes);
-                self.progress = self.clock.now();
+                self.watchdog.note_progress();
             }
         }
         any
@@ -205,12 +203,9 @@ impl<R: Mmio, C: Clock> Intel<R, C> {
             self.link = setup::link(&self.regs)?;
             let missed = setup::take_missed(&self.regs);
             self.counters.rx_dropped = self.counters.rx_dropped.wrapping_add(missed);
-            if self.link == Link::Down {
-                // Frames wait for the link; that is not the card's fault.
-                self.progress = now;
-            }
         }
-        if self.tx.is_waiting() && now.saturating_since(self.progress) >= WATCHDOG {
+        // What waits for the link is not the card's fault.
+        if self.watchdog.is_due(self.tx.is_waiting() && self.link != Link::Down, now) {
             self.counters.resets = self.counters.resets.wrapping_add(1);
             setup::reset(&self.regs, &self.clock)?;
             self.state = State::Stopped;
@@ -279,9 +274,6 @@ impl<R: Mmio, C: Clock> Nic for Intel<R, C> {
     fn flush(&mut self) {
         if self.state != State::Running {
             return;
-        }
-        if !self.tx.is_waiting() {
-            self.progress = self.clock.now();
         }
         self.tx.flush(&self.regs);
         // Somebody may be waiting for the buffers, and a loop that is busy comes by here only.

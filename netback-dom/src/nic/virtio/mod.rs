@@ -26,6 +26,7 @@ use xen_pv_rt::hyp::{Clock, Dma, Instant};
 use self::control::Control;
 use self::rx::Receiver;
 use self::tx::Transmitter;
+use super::watchdog::Watchdog;
 use super::{
     Capabilities, LONGEST_FRAME, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings,
 };
@@ -106,8 +107,6 @@ const HEADER: u16 = 12;
 const GONE: DeviceStatus = DeviceStatus::from_bits_retain(0xff);
 /// How long the device may take for a reset.
 const DEADLINE: Duration = Duration::from_millis(100);
-/// How long a frame may take to be sent.
-const WATCHDOG: Duration = Duration::from_secs(5);
 /// How often link and status are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
 /// Bytes of an Ethernet header with a VLAN tag.
@@ -162,7 +161,7 @@ impl<T: Transport, C: Clock> Quiet<T, C> {
             features: Features::empty(),
             link: Link::Down,
             counters: NicCounters::default(),
-            progress: now,
+            watchdog: Watchdog::default(),
             checked: now,
             state: State::Stopped,
         };
@@ -225,8 +224,7 @@ pub struct VirtioNet<T: Transport, C: Clock> {
     features: Features,
     link: Link,
     counters: NicCounters,
-    /// When a sent frame was last reported, or became the only one on its way.
-    progress: Instant,
+    watchdog: Watchdog,
     /// When link and status were last looked at.
     checked: Instant,
     state: State,
@@ -253,7 +251,7 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
             self.control.receive_everything(&mut self.transport, &self.clock)?;
         }
         self.link = self.read_link()?;
-        self.progress = self.clock.now();
+        self.watchdog.note_progress();
         Ok(())
     }
 
@@ -307,7 +305,7 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
     fn reclaim(&mut self) -> bool {
         match self.tx.reclaim(&mut self.counters) {
             Ok(0) => return false,
-            Ok(_) => self.progress = self.clock.now(),
+            Ok(_) => self.watchdog.note_progress(),
             Err(error) => self.fail(error),
         }
         true
@@ -325,12 +323,10 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
             }
             broken = status.contains(DeviceStatus::DEVICE_NEEDS_RESET);
             self.link = self.read_link()?;
-            if self.link == Link::Down {
-                // Frames wait for the link; that is not the device's fault.
-                self.progress = now;
-            }
         }
-        if broken || self.tx.is_busy() && now.saturating_since(self.progress) >= WATCHDOG {
+        // What waits for the link is not the device's fault.
+        let stuck = self.watchdog.is_due(self.tx.is_busy() && self.link != Link::Down, now);
+        if broken || stuck {
             self.counters.resets = self.counters.resets.wrapping_add(1);
             reset(&mut self.transport, &self.clock)?;
             self.state = State::Stopped;
@@ -369,9 +365,6 @@ impl<T: Transport, C: Clock> Nic for VirtioNet<T, C> {
             self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(1);
             return Ok(());
         };
-        if !self.tx.is_busy() {
-            self.progress = self.clock.now();
-        }
         match self.tx.push(frame, header) {
             Ok(()) => Ok(()),
             Err(frame) => {

@@ -202,8 +202,11 @@ impl Card {
         self.set(reg::EICR, self.get(reg::EICR) & !(due & self.get(reg::EIAC)));
         self.set(reg::EIMS, self.get(reg::EIMS) & !(due & self.get(reg::EIAM)));
     }
-    /// What has interrupted, as the domain would find it.
+    /// What has interrupted, as the domain would find it: vectors, or the first one for a card without.
     pub fn take_messages(&self) -> u32 {
+        if !self.has_vectors() {
+            return u32::from(self.asserts());
+        }
         std::mem::take(&mut self.state.borrow_mut().messages)
     }
     pub fn set_link(&self, up: bool) {
