@@ -26,6 +26,9 @@ pub const STANDARD_FRAME: usize = 1518;
 /// Longest frame in bytes, without FCS, that a card can be set to: for an MTU of 9000, with a VLAN tag.
 pub const LONGEST_FRAME: usize = 9018;
 
+/// By how many bytes a received frame may grow in its buffer: padding, a VLAN tag.
+const GROWTH: usize = 64;
+
 /// What a card is set to at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {

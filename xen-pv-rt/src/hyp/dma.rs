@@ -104,8 +104,16 @@ impl DmaRing {
 struct Pool {
     /// What the buffers are made of; kept so that the memory goes back when the last buffer is gone.
     memory: Vec<RawDma>,
-    /// Index into `memory` of each free buffer; never holds more entries than it was made with.
-    free: RefCell<Vec<usize>>,
+    /// Each free buffer; never holds more entries than it was made with.
+    free: RefCell<Vec<Free>>,
+}
+
+/// A buffer that nobody has.
+struct Free {
+    /// Which part of the pool's memory it is.
+    index: usize,
+    /// [`DmaBuf::written`] when it came back.
+    written: usize,
 }
 
 /// A pool of page-sized buffers, allocated once. Cloning gives another handle to the same pool.
@@ -115,14 +123,14 @@ pub struct DmaPool(Rc<Pool>);
 impl DmaPool {
     /// Makes a pool of single pages.
     pub fn new(memory: Vec<RawDma>) -> Self {
-        let free = RefCell::new((0..memory.len()).collect());
+        let free = RefCell::new((0..memory.len()).map(|index| Free { index, written: 0 }).collect());
         Self(Rc::new(Pool { memory, free }))
     }
     /// Takes a buffer, or `None` if all are in use. Its contents are whatever its last user left.
     pub fn take(&self) -> Option<DmaBuf> {
-        let index = self.0.free.borrow_mut().pop()?;
+        let Free { index, written } = self.0.free.borrow_mut().pop()?;
         let raw = self.0.memory.get(index)?;
-        Some(DmaBuf { ptr: raw.ptr, maddr: raw.maddr, index, pool: self.clone() })
+        Some(DmaBuf { ptr: raw.ptr, maddr: raw.maddr, index, written, pool: self.clone() })
     }
     /// Buffers that are free now.
     pub fn available(&self) -> usize {
@@ -139,6 +147,8 @@ pub struct DmaBuf {
     ptr: NonNull<u8>,
     maddr: Maddr,
     index: usize,
+    /// Bytes at the start that hold something, as far as that was noted.
+    written: usize,
     pool: DmaPool,
 }
 
@@ -159,11 +169,23 @@ impl DmaBuf {
         // SAFETY: as in `bytes`, and `&mut self` excludes every other view.
         unsafe { &mut *self.ptr.as_ptr().cast::<[u8; PAGE_SIZE]>() }
     }
+    /// Notes that a device has written, or may have written, the first `len` bytes. The note stays with the buffer when
+    /// it goes back to its pool.
+    pub fn note_written(&mut self, len: usize) {
+        self.written = self.written.max(len);
+    }
+    /// Zeroes what was noted to be written. A buffer of a pool in which everything written is noted is zeros after it.
+    pub fn clear_written(&mut self) {
+        let written = core::mem::take(&mut self.written).min(PAGE_SIZE);
+        if let Some(bytes) = self.bytes_mut().get_mut(..written) {
+            bytes.fill(0);
+        }
+    }
 }
 
 impl Drop for DmaBuf {
     fn drop(&mut self) {
-        self.pool.0.free.borrow_mut().push(self.index);
+        self.pool.0.free.borrow_mut().push(Free { index: self.index, written: self.written });
     }
 }
 

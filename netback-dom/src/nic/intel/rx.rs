@@ -15,7 +15,7 @@ use super::rx_desc::RxStatus;
 use super::setup;
 use super::tx_desc::words;
 use crate::frame::{Frame, Segment, TailPool};
-use crate::nic::{MIN_HEADER, NicCounters, NicError};
+use crate::nic::{GROWTH, MIN_HEADER, NicCounters, NicError};
 
 /// Slots that are handed back with one write of the tail. The ring keeps most of its slots meanwhile.
 ///
@@ -50,8 +50,8 @@ pub(super) struct RxRing {
     partial: Option<Frame>,
     /// The start of a frame was dropped; the rest is to be dropped as well.
     discarding: bool,
-    /// Nothing was ever received: the buffers are zeros.
-    fresh: bool,
+    /// The card has had the buffers before.
+    started: bool,
 }
 
 impl RxRing {
@@ -64,17 +64,18 @@ impl RxRing {
             return Err(NicError::NoMemory);
         }
         let (next, untold, partial, discarding) = (0, 0, None, false);
-        Ok(Self { ring, memory, regs, format, slots, next, untold, partial, discarding, fresh: true })
+        Ok(Self { ring, memory, regs, format, slots, next, untold, partial, discarding, started: false })
     }
 
     /// Fills the ring anew and programs the card, which has been reset.
     pub(super) fn start<R: Mmio, C: Clock>(&mut self, regs: &Registers<R>, clock: &C) -> Result<(), NicError> {
         (self.next, self.untold, self.partial, self.discarding) = (0, 0, None, false);
-        let fresh = core::mem::replace(&mut self.fresh, false);
+        if self.started {
+            // A card that was at work may have written to any of them.
+            (0..self.slots.len()).for_each(|index| self.note_written(index, self.memory.buffer));
+        }
+        self.started = true;
         for index in 0..self.slots.len() {
-            if !fresh {
-                self.clear(index);
-            }
             self.arm(index);
         }
         regs.set_ring(self.regs, &self.ring, self.slots.len());
@@ -93,23 +94,23 @@ impl RxRing {
         regs.write(self.regs.tail(), u32::try_from(tail).unwrap_or(0));
     }
 
-    /// Clears a slot's buffer: what an earlier frame left must not reach anyone if the card reports more than
-    /// it writes.
-    fn clear(&mut self, index: usize) {
-        let buf = self.slots.get_mut(index).map(DmaBuf::bytes_mut);
-        if let Some(dirty) = buf.and_then(|bytes| bytes.get_mut(..usize::from(self.memory.buffer))) {
-            dirty.fill(0);
-        }
-    }
-
-    /// Gives a slot's buffer to the card.
-    fn arm(&self, index: usize) {
-        let Some(buf) = self.slots.get(index) else { return };
+    /// Gives a slot's buffer to the card, cleared: what an earlier frame left must not reach anyone if the card reports
+    /// more than it writes.
+    fn arm(&mut self, index: usize) {
+        let Some(buf) = self.slots.get_mut(index) else { return };
+        buf.clear_written();
         let (address, status) = words(index);
         let ring = self.ring.dwords();
         if let (Some(address), Some(status)) = (ring.get(address), ring.get(status)) {
             address.store(buf.maddr().into_raw(), Ordering::Relaxed);
             status.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the card has written `len` bytes to a slot's buffer.
+    fn note_written(&mut self, index: usize, len: u16) {
+        if let Some(buf) = self.slots.get_mut(index) {
+            buf.note_written(usize::from(len.min(self.memory.buffer)).saturating_add(GROWTH));
         }
     }
 
@@ -132,8 +133,8 @@ impl RxRing {
             if !status.done() {
                 return None;
             }
+            self.note_written(self.next, status.len());
             let taken = self.take(status);
-            self.clear(self.next);
             self.arm(self.next);
             self.next = self.next.wrapping_add(1);
             if self.next >= self.slots.len() {

@@ -8,7 +8,7 @@ use xen_pv_rt::hyp::{Dma, DmaBuf, DmaPool};
 
 use super::{Features, HEADER, RX};
 use crate::frame::{Checksum, Frame, Gso, Segment, TailPool};
-use crate::nic::{MIN_HEADER, NicCounters, NicError, STANDARD_FRAME};
+use crate::nic::{GROWTH, MIN_HEADER, NicCounters, NicError, STANDARD_FRAME};
 use crate::segmentation;
 
 /// What the device may write into one buffer, its header included, and the same where frames may be long.
@@ -38,8 +38,6 @@ pub(super) struct Receiver {
     max_frame: usize,
     /// A frame whose remaining buffers have not come yet.
     partial: Option<Partial>,
-    /// Nothing was ever received: the buffers are zeros.
-    fresh: bool,
 }
 
 struct Partial {
@@ -104,7 +102,7 @@ impl Receiver {
         let buffers = (0..MAX_SIZE).map(|_| None).collect();
         let (tails, features) = (TailPool::new(TAILS), Features::empty());
         let (buffer, max_frame) = (BUFFER, STANDARD_FRAME);
-        Ok(Self { queue, pool, tails, buffers, features, buffer, max_frame, partial: None, fresh: true })
+        Ok(Self { queue, pool, tails, buffers, features, buffer, max_frame, partial: None })
     }
 
     /// Fills the queue anew and programs a device that has been reset. Frames of up to `wanted` bytes are to be
@@ -122,14 +120,18 @@ impl Receiver {
         let one = usize::from(self.buffer.saturating_sub(HEADER));
         self.max_frame = if features.contains(Features::MRG_RXBUF) { wanted } else { wanted.min(one) };
         self.partial = None;
-        self.buffers.fill_with(|| None);
+        for buf in &mut self.buffers {
+            // A device that was at work may have written to any of them.
+            if let Some(mut buf) = buf.take() {
+                buf.note_written(LONG_BUFFER.into());
+            }
+        }
         self.queue.start(transport.max_queue_size(RX), features.contains(Features::EVENT_IDX))?;
         let (table, available, used) = self.queue.addresses();
         let size = self.queue.size().into();
         transport.queue_set(RX, size, table.into_raw(), available.into_raw(), used.into_raw());
         self.queue.disable_interrupts();
         self.refill();
-        self.fresh = false;
         Ok(self.max_frame)
     }
 
@@ -145,11 +147,8 @@ impl Receiver {
 
     /// Gives a buffer to the device.
     fn arm(&mut self, mut buf: DmaBuf) -> bool {
-        // What an earlier frame left must not reach anyone if the device reports more than it wrote. At first
-        // there are zeros in it anyway.
-        if let Some(dirty) = buf.bytes_mut().get_mut(..usize::from(self.buffer)).filter(|_| !self.fresh) {
-            dirty.fill(0);
-        }
+        // What an earlier frame left must not reach anyone if the device reports more than it wrote.
+        buf.clear_written();
         let buffer = Buffer::from_device(buf.maddr(), self.buffer.into());
         let Some(head) = self.queue.push(core::iter::once(buffer)) else { return false };
         if let Some(slot) = self.buffers.get_mut(usize::from(head)) {
@@ -187,7 +186,9 @@ impl Receiver {
         for _ in 0..MAX_SIZE {
             let Some(used) = self.queue.pop()? else { return Ok(None) };
             let buf = self.buffers.get_mut(usize::from(used.head)).and_then(Option::take);
-            let buf = buf.ok_or(NicError::Confused("descriptor id"))?;
+            let mut buf = buf.ok_or(NicError::Confused("descriptor id"))?;
+            let written = usize::try_from(used.len).unwrap_or(usize::MAX).max(HEADER.into());
+            buf.note_written(written.saturating_add(GROWTH));
             // A frame is handed on only if a buffer is there to take the place of its own.
             if self.pool.available() < self.queue.free() {
                 self.skip(buf.bytes(), counters);
