@@ -4,6 +4,8 @@
 //! overflows. A batch knows which job each operation belongs to; a job with one failed operation has failed,
 //! and every other job of the batch is unaffected.
 
+use alloc::vec::Vec;
+
 use xen_pv_rt::hyp::{CopyDest, CopySource, GrantCopy, Hypervisor};
 
 use super::job::{RX_JOBS, TX_JOBS};
@@ -20,22 +22,37 @@ pub(super) enum Owner {
     Rx(usize),
 }
 
-/// The jobs of a batch that failed.
-pub(super) type Failed = heapless::Vec<Owner, { TX_JOBS + RX_JOBS }>;
+/// What became of a batch.
+pub(super) struct Outcome {
+    /// The jobs that failed.
+    pub(super) failed: Vec<Owner>,
+    /// Hypercalls that it took.
+    pub(super) hypercalls: u32,
+}
 
-/// Operations that are carried out together.
-pub(super) struct CopyBatch<'h, 'a, H> {
+impl Outcome {
+    /// Room for as many failures as there can be, so that noting one does not allocate.
+    pub(super) fn new() -> Self {
+        Self { failed: Vec::with_capacity(TX_JOBS.saturating_add(RX_JOBS)), hypercalls: 0 }
+    }
+}
+
+/// Operations that are carried out together, the last of them when it is dropped.
+///
+/// It is large, so it stays where it was made.
+pub(super) struct CopyBatch<'h, 'a, H: Hypervisor> {
     hyp: &'h H,
     ops: heapless::Vec<GrantCopy<'a>, MAX_OPS>,
     owners: heapless::Vec<Owner, MAX_OPS>,
-    failed: Failed,
-    hypercalls: u32,
+    outcome: &'h mut Outcome,
 }
 
 impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
-    /// An empty batch.
-    pub(super) fn new(hyp: &'h H) -> Self {
-        Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), failed: Failed::new(), hypercalls: 0 }
+    /// An empty batch that notes in `outcome` what becomes of it.
+    pub(super) fn new(hyp: &'h H, outcome: &'h mut Outcome) -> Self {
+        outcome.failed.clear();
+        outcome.hypercalls = 0;
+        Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), outcome }
     }
 
     /// Adds a copy of `len` bytes; the ones added so far are carried out first if the batch is full.
@@ -54,16 +71,11 @@ impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
 
     /// Marks a job as failed without a copy.
     pub(super) fn fail(&mut self, owner: Owner) {
-        if self.failed.last() != Some(&owner) {
+        let failed = &mut self.outcome.failed;
+        if failed.last() != Some(&owner) {
             // Operations of a job are adjacent, so each job is here at most once and all jobs fit.
-            let _ = self.failed.push(owner);
+            failed.push(owner);
         }
-    }
-
-    /// Carries out what is left. Returns the jobs that failed and the number of hypercalls it took.
-    pub(super) fn finish(mut self) -> (Failed, u32) {
-        self.run();
-        (self.failed, self.hypercalls)
     }
 
     fn run(&mut self) {
@@ -71,7 +83,7 @@ impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
             return;
         }
         self.hyp.copy(&mut self.ops);
-        self.hypercalls = self.hypercalls.wrapping_add(1);
+        self.outcome.hypercalls = self.outcome.hypercalls.wrapping_add(1);
         for at in 0..self.ops.len() {
             if let (Some(op), Some(owner)) = (self.ops.get(at), self.owners.get(at))
                 && op.status.is_err()
@@ -82,5 +94,11 @@ impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
         }
         self.ops.clear();
         self.owners.clear();
+    }
+}
+
+impl<H: Hypervisor> Drop for CopyBatch<'_, '_, H> {
+    fn drop(&mut self) {
+        self.run();
     }
 }

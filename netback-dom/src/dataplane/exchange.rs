@@ -3,7 +3,7 @@
 use ring::netif::Status;
 use xen_pv_rt::hyp::{Hypervisor, Instant};
 
-use super::copies::{CopyBatch, Failed, Owner};
+use super::copies::{CopyBatch, Owner};
 use super::job::{RxSource, Stage};
 use super::{Plane, transfer};
 use crate::vif::Cause;
@@ -11,30 +11,30 @@ use crate::vif::Cause;
 impl<H: Hypervisor> Plane<H> {
     /// Packets in and frames out, together.
     pub(super) fn copy_in(&mut self, now: Instant) {
-        let mut batch = CopyBatch::new(&self.hyp);
+        let mut batch = CopyBatch::new(&self.hyp, &mut self.copied);
         for (at, job) in self.tx.iter_mut().enumerate() {
             transfer::gather(&mut batch, at, job, 0);
         }
         for (at, job) in self.rx.iter().enumerate() {
             transfer::scatter(&mut batch, at, job, &[]);
         }
-        let (failed, hypercalls) = batch.finish();
-        self.settle(&failed, hypercalls, now);
+        drop(batch);
+        self.settle(now);
     }
 
     /// Packets to other vifs.
     pub(super) fn copy_out(&mut self, now: Instant) {
-        let mut batch = CopyBatch::new(&self.hyp);
+        let mut batch = CopyBatch::new(&self.hyp, &mut self.copied);
         for (at, job) in self.rx.iter().enumerate() {
             transfer::scatter(&mut batch, at, job, &self.tx);
         }
-        let (failed, hypercalls) = batch.finish();
-        self.settle(&failed, hypercalls, now);
+        drop(batch);
+        self.settle(now);
     }
 
     /// The rest of packets of which only the headers were copied, but could not be handed on like that.
     pub(super) fn copy_rest(&mut self, now: Instant) {
-        let mut batch = CopyBatch::new(&self.hyp);
+        let mut batch = CopyBatch::new(&self.hyp, &mut self.copied);
         for (at, job) in self.tx.iter_mut().enumerate().filter(|(_, job)| job.stage == Stage::NeedsWhole) {
             let len = job.len();
             let from = core::mem::replace(&mut job.copied, len);
@@ -48,17 +48,18 @@ impl<H: Hypervisor> Plane<H> {
             }
             transfer::gather(&mut batch, at, job, from);
         }
-        let (failed, hypercalls) = batch.finish();
-        self.settle(&failed, hypercalls, now);
+        drop(batch);
+        self.settle(now);
     }
 
     /// Marks the jobs that failed in a batch.
-    fn settle(&mut self, failed: &Failed, hypercalls: u32, now: Instant) {
-        self.hypercalls = self.hypercalls.wrapping_add(u64::from(hypercalls));
-        for owner in failed {
+    fn settle(&mut self, now: Instant) {
+        let Self { copied, hypercalls, rx, tx, vifs, .. } = self;
+        *hypercalls = hypercalls.wrapping_add(u64::from(copied.hypercalls));
+        for owner in &copied.failed {
             let sender = match *owner {
                 Owner::Tx(at) => Some(at),
-                Owner::Rx(at) => self.rx.get_mut(at).and_then(|job| {
+                Owner::Rx(at) => rx.get_mut(at).and_then(|job| {
                     job.failed = true;
                     match job.source {
                         RxSource::Direct(from) => Some(from),
@@ -66,8 +67,8 @@ impl<H: Hypervisor> Plane<H> {
                     }
                 }),
             };
-            let Some(job) = sender.and_then(|at| self.tx.get_mut(at)) else { continue };
-            let Some(Some(port)) = self.vifs.get_mut(usize::from(job.ring.vif)) else { continue };
+            let Some(job) = sender.and_then(|at| tx.get_mut(at)) else { continue };
+            let Some(Some(port)) = vifs.get_mut(usize::from(job.ring.vif)) else { continue };
             match owner {
                 Owner::Tx(_) => {
                     job.fail(Status::Error);

@@ -7,7 +7,7 @@ use ring::Ticket;
 use ring::netif::{GsoKind, MAX_SLOTS, Packet, RxFlags, Status};
 use xen_pv_rt::hyp::{Domid, GrantRef};
 
-use super::layout::Extras;
+use super::layout::{Extras, Parts};
 use super::shared::SharedFrame;
 use crate::frame::{Frame, Gso};
 
@@ -61,6 +61,19 @@ impl TxJob {
         self.packet.gso.map(|(size, kind)| Gso { ipv6: kind == GsoKind::TcpV6, size })
     }
 
+    /// Lengths of the pieces that it is copied in: those in our memory, then what is left in each of its pages.
+    pub(super) fn pieces(&self) -> impl Iterator<Item = usize> {
+        let ours = self.frame.iter().flat_map(|frame| frame.segments().map(|segment| usize::from(segment.len)));
+        let mut skip = self.copied;
+        let theirs = self.packet.fragments.as_slice().iter().filter_map(move |fragment| {
+            let len = usize::from(fragment.size);
+            let skipped = skip.min(len);
+            skip = skip.saturating_sub(skipped);
+            Some(len.saturating_sub(skipped)).filter(|rest| *rest > 0)
+        });
+        ours.chain(theirs)
+    }
+
     /// Ends the job without delivery.
     pub(super) fn fail(&mut self, status: Status) {
         self.frame = None;
@@ -90,6 +103,8 @@ pub(super) struct RxJob {
     pub(super) domid: Domid,
     pub(super) source: RxSource,
     pub(super) slots: heapless::Vec<RxSlot, MAX_SLOTS>,
+    /// Bytes in each of those with data.
+    pub(super) parts: Parts,
     /// Length of the packet in bytes.
     pub(super) len: usize,
     /// Flags of its first response, but for [`RxFlags::MORE_DATA`].

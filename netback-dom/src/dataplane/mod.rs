@@ -47,6 +47,7 @@ pub use uplink::Uplinks;
 use crate::switch::{BridgeId, PortConfig, PortId, Switch, SwitchOptions};
 use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
+use copies::Outcome;
 use job::{RX_JOBS, RxJob, TX_JOBS, TxJob};
 use port::VifPort;
 use receive::Joiner;
@@ -119,6 +120,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     /// Pages that wait for frontends.
     held: usize,
     next_expiry: Instant,
+    /// What became of the last copies.
+    copied: Outcome,
     /// Copy hypercalls since start.
     hypercalls: u64,
 }
@@ -139,6 +142,7 @@ impl<H: Hypervisor> Plane<H> {
             round: 0,
             held: 0,
             next_expiry: Instant::default(),
+            copied: Outcome::new(),
             hypercalls: 0,
             hyp,
             memory,

@@ -10,7 +10,7 @@ use ring::netif::{MAX_SLOTS, RxFlags, RxResponse};
 use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
 
 use super::Plane;
-use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource};
+use super::job::{RX_JOBS, RingOf, RxJob, RxSlot, RxSource, TxJob};
 use super::layout::{self, Layout};
 use super::port::{BACKLOG_FRAMES, Queue, VifPort};
 use super::shared::SharedFrame;
@@ -99,7 +99,9 @@ impl<H: Hypervisor> Plane<H> {
         let Some(frame) = self.tx.get(from).and_then(|job| job.frame.as_ref()) else { return false };
         let (number, headroom) = (port.queue_for(frame, frame_len), port.headroom);
         let extras = port.layout().extras(frame, frame_len);
-        let need = port.layout().slots(frame_len, extras.len());
+        let pieces = self.tx.get(from).into_iter().flat_map(TxJob::pieces);
+        let parts = port.layout().parts(pieces, frame_len, extras.len());
+        let need = layout::slots(&parts, extras.len());
         let Some(queue) = port.queues.get_mut(number) else { return false };
         if port.fault.is_some() || !queue.backlog.is_empty() || self.rx.len() >= RX_JOBS {
             return false;
@@ -109,7 +111,7 @@ impl<H: Hypervisor> Plane<H> {
                 let ring = RingOf { vif, queue: number };
                 let source = RxSource::Direct(from);
                 let len = frame_len;
-                self.rx.push(RxJob { ring, domid, source, slots, len, flags, extras, headroom, failed: false });
+                self.rx.push(RxJob { ring, domid, source, slots, parts, len, flags, extras, headroom, failed: false });
                 true
             }
             Ok(None) => false,
@@ -148,12 +150,13 @@ fn pull_queue<H: Hypervisor>(
     {
         let (len, pages, flags) = (stored.len(), stored.segment_count(), flags_of(stored));
         let (extras, headroom) = (layout.extras(stored, len), layout.headroom);
-        let Some(slots) = take_slots(queue, layout.slots(len, extras.len()))? else { break };
+        let parts = layout.parts_of(stored, len, extras.len());
+        let Some(slots) = take_slots(queue, layout::slots(&parts, extras.len()))? else { break };
         let Some(frame) = queue.backlog.pop_front() else { break };
         queue.backlog_pages = queue.backlog_pages.saturating_sub(pages);
         queue.backlog_bytes = queue.backlog_bytes.saturating_sub(len);
         let source = RxSource::Stored(frame);
-        rx.push(RxJob { ring, domid, source, slots, len, flags, extras, headroom, failed: false });
+        rx.push(RxJob { ring, domid, source, slots, parts, len, flags, extras, headroom, failed: false });
     }
     Ok(())
 }
@@ -161,7 +164,7 @@ fn pull_queue<H: Hypervisor>(
 /// Answers the buffers of a packet: data, the extra segments behind the first if there are any, more data.
 fn respond<H: Hypervisor>(port: &mut VifPort<H>, job: RxJob) {
     let Some(queue) = port.queues.get_mut(job.ring.queue) else { return };
-    let mut left = job.len;
+    let mut parts = job.parts.iter();
     let mut flags = if job.extras.is_empty() { job.flags } else { job.flags.with(RxFlags::EXTRA_INFO) };
     let offset = u16::try_from(job.headroom).unwrap_or(0);
     for (slot, position) in job.slots.into_iter().zip(0_usize..) {
@@ -171,10 +174,8 @@ fn respond<H: Hypervisor>(port: &mut VifPort<H>, job: RxJob) {
         } else if let Some(extra) = extra {
             RxResponse::Extra { extra: *extra, more: position < job.extras.len() }
         } else {
-            let part = left.min(layout::room(job.headroom));
-            left = left.saturating_sub(part);
-            let more = if left > 0 { RxFlags::MORE_DATA } else { RxFlags::empty() };
-            let size = u16::try_from(part).unwrap_or(0);
+            let size = parts.next().copied().unwrap_or(0);
+            let more = if parts.len() > 0 { RxFlags::MORE_DATA } else { RxFlags::empty() };
             let flags = core::mem::take(&mut flags).with(more);
             RxResponse::Data { id: slot.id, offset, flags, size }
         };

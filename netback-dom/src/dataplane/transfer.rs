@@ -3,8 +3,7 @@
 use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, PeerSpan};
 
 use super::copies::{CopyBatch, Owner};
-use super::job::{RxJob, RxSlot, RxSource, TxJob};
-use super::layout;
+use super::job::{RxJob, RxSource, TxJob};
 use crate::frame::Segment;
 
 /// Copies bytes `from..copied` of a packet out of its sender's pages into its frame.
@@ -39,8 +38,7 @@ pub(super) fn gather<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: us
 
 /// Copies a packet into its receiver's pages. `tx` holds the jobs that direct ones refer to.
 pub(super) fn scatter<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: usize, job: &'a RxJob, tx: &'a [TxJob]) {
-    let (extras, headroom) = (job.extras.len(), job.headroom);
-    let mut out = Out { batch, owner: Owner::Rx(at), domid: job.domid, slots: &job.slots, extras, headroom, filled: 0 };
+    let mut out = Out { batch, owner: Owner::Rx(at), job, part: 0, filled: 0 };
     match &job.source {
         RxSource::Stored(frame) => {
             for segment in frame.get().into_iter().flat_map(crate::frame::Frame::segments) {
@@ -82,17 +80,14 @@ fn advance(span: &mut PeerSpan, bytes: usize) {
 }
 
 /// A receiver's pages, filled one after the other.
-struct Out<'b, 'h, 'a, H> {
+struct Out<'b, 'h, 'a, H: Hypervisor> {
     batch: &'b mut CopyBatch<'h, 'a, H>,
     owner: Owner,
-    domid: Domid,
-    slots: &'a [RxSlot],
-    /// Number of extra segments.
-    extras: usize,
-    /// Bytes left free at the start of each page.
-    headroom: usize,
-    /// Bytes so far.
-    filled: usize,
+    job: &'a RxJob,
+    /// The part that is being filled.
+    part: usize,
+    /// Bytes in it so far.
+    filled: u16,
 }
 
 impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
@@ -117,25 +112,23 @@ impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
 
     fn push(&mut self, source: CopySource<'a>, dest: PeerSpan, len: usize) {
         self.batch.push(self.owner, source, CopyDest::Peer(dest), len);
-        self.filled = self.filled.saturating_add(len);
+        self.filled = self.filled.saturating_add(u16::try_from(len).unwrap_or(u16::MAX));
     }
 
     /// Where the next byte goes, and how many fit there.
     fn place(&mut self) -> Option<(PeerSpan, usize)> {
-        let room = layout::room(self.headroom);
-        let offset = self.filled.checked_rem(room)?;
-        let page = self.filled.checked_div(room)?;
+        if self.job.parts.get(self.part).is_some_and(|part| self.filled >= *part) {
+            (self.part, self.filled) = (self.part.saturating_add(1), 0);
+        }
         // The places behind the first buffer's in the ring are taken by the extra segments.
-        let slot = if page > 0 { page.checked_add(self.extras)? } else { page };
-        let Some(slot) = self.slots.get(slot) else {
+        let extras = if self.part > 0 { self.job.extras.len() } else { 0 };
+        let slot = self.job.slots.get(self.part.saturating_add(extras));
+        let (Some(slot), Some(part)) = (slot, self.job.parts.get(self.part)) else {
             self.batch.fail(self.owner);
             return None;
         };
-        let dest = PeerSpan {
-            domid: self.domid,
-            gref: slot.gref,
-            offset: u16::try_from(self.headroom.checked_add(offset)?).ok()?,
-        };
-        Some((dest, room.saturating_sub(offset)))
+        let offset = u16::try_from(self.job.headroom).ok()?.checked_add(self.filled)?;
+        let dest = PeerSpan { domid: self.job.domid, gref: slot.gref, offset };
+        Some((dest, part.saturating_sub(self.filled).into()))
     }
 }
