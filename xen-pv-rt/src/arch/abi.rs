@@ -36,6 +36,19 @@ pub(super) const UVMF_INVLPG: usize = 2;
 
 /// `VCPUOP_get_runstate_info`.
 pub(super) const VCPUOP_GET_RUNSTATE_INFO: usize = 4;
+/// `VCPUOP_stop_periodic_timer`.
+pub(super) const VCPUOP_STOP_PERIODIC_TIMER: usize = 7;
+/// `VCPUOP_set_singleshot_timer`.
+pub(super) const VCPUOP_SET_SINGLESHOT_TIMER: usize = 8;
+
+/// `struct vcpu_set_singleshot_timer`.
+#[repr(C)]
+pub(super) struct SetSingleshotTimer {
+    /// System time.
+    pub(super) timeout_abs_ns: u64,
+    pub(super) flags: u32,
+}
+const _: () = assert!(size_of::<SetSingleshotTimer>() == 16);
 
 /// `struct vcpu_runstate_info`.
 #[derive(Default)]

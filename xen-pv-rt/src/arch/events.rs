@@ -13,7 +13,7 @@ use crate::hyp::{BoundPort, Domid, EventChannels, EvtchnError, Instant, Pirq, Po
 
 use super::abi::{DOMID_SELF, StartInfo, evtchn, nr, physdev, sched};
 use super::hypercall::{self, Errno};
-use super::{Xen, clock, shared};
+use super::{Xen, clock, shared, timer};
 
 /// The ports to sleep on.
 static BOUND: SpinMutex<heapless::Vec<u32, { sched::POLL_MAX }>> = SpinMutex::new(heapless::Vec::new());
@@ -88,10 +88,25 @@ pub(super) fn xenstore_port(start: &StartInfo) -> Result<XenPort, EvtchnError> {
 /// A virtual interrupt of this vCPU (`VIRQ_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Virq {
-    /// The timer of `VCPUOP_set_singleshot_timer`. Sleeping with a deadline does not need it.
-    Timer,
     /// Somebody asked Xen for a dump of this domain (`xl debug-keys q`).
     Debug,
+}
+
+/// `VIRQ_TIMER`: the timers of the vCPU.
+pub(super) const VIRQ_TIMER: u32 = 0;
+/// `VIRQ_DEBUG`.
+const VIRQ_DEBUG: u32 = 1;
+
+pub(super) fn bind_virq(virq: u32) -> Result<XenPort, EvtchnError> {
+    let mut arg = evtchn::BindVirq { virq, vcpu: 0, port: 0 };
+    // SAFETY: makes a port; touches no memory of ours but `arg`.
+    unsafe { hypercall::op(nr::EVENT_CHANNEL_OP, evtchn::BIND_VIRQ, &mut arg) }?;
+    adopt(arg.port, None)
+}
+
+/// Takes a port's pending bit. Returns whether it was set.
+pub(super) fn take(port: &XenPort) -> bool {
+    clear(port.port.into_raw())
 }
 
 impl Xen {
@@ -101,14 +116,9 @@ impl Xen {
     /// # Errors
     /// [`EvtchnError::Busy`] if it is bound already.
     pub fn bind_virq(&self, virq: Virq) -> Result<XenPort, EvtchnError> {
-        let virq = match virq {
-            Virq::Timer => 0,
-            Virq::Debug => 1,
-        };
-        let mut arg = evtchn::BindVirq { virq, vcpu: 0, port: 0 };
-        // SAFETY: makes a port; touches no memory of ours but `arg`.
-        unsafe { hypercall::op(nr::EVENT_CHANNEL_OP, evtchn::BIND_VIRQ, &mut arg) }?;
-        adopt(arg.port, None)
+        bind_virq(match virq {
+            Virq::Debug => VIRQ_DEBUG,
+        })
     }
 }
 
@@ -153,7 +163,7 @@ impl EventChannels for Xen {
     }
 
     fn take_pending(&self, port: &XenPort) -> bool {
-        clear(port.port.into_raw())
+        take(port)
     }
 
     fn eoi(&self, port: &XenPort) {
@@ -164,14 +174,13 @@ impl EventChannels for Xen {
     }
 
     fn wait(&self, deadline: Option<Instant>) {
+        // 0 would mean for ever; the past means not at all.
+        let timeout = deadline.map(clock::to_system_time).map_or(0, |at| if timer::set(at) { 0 } else { at.max(1) });
         let bound = BOUND.lock();
-        let mut arg = sched::Poll {
-            ports: bound.as_ptr(),
-            nr_ports: u32::try_from(bound.len()).unwrap_or(0),
-            // 0 would mean for ever; the past means not at all.
-            timeout: deadline.map_or(0, |at| clock::to_system_time(at).max(1)),
-        };
+        let mut arg = sched::Poll { ports: bound.as_ptr(), nr_ports: u32::try_from(bound.len()).unwrap_or(0), timeout };
         // SAFETY: reads the ports, which `bound` keeps in place.
         let _ = unsafe { hypercall::op(nr::SCHED_OP, sched::POLL, &mut arg) };
+        drop(bound);
+        timer::take();
     }
 }

@@ -26,6 +26,7 @@ mod runstate;
 mod shared;
 mod stack;
 mod store;
+mod timer;
 mod traps;
 
 pub use boot::Exit;
