@@ -212,7 +212,7 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
     let xen = config.images.join("xen");
     let kernel = config.images.join("vmlinux");
     let xen_line = format!(
-        "console=com1 com1=115200,8n1 dom0=pv dom0_mem=1024M dom0_max_vcpus=1 loglvl=all guest_loglvl=all conring_size=1M noreboot {}",
+        "console=com1 com1=115200,8n1 dom0=pv dom0_mem=1024M dom0_max_vcpus=1 loglvl=all guest_loglvl=all conring_size=1M bootscrub=0 noreboot {}",
         config.xen_options
     );
     // QEMU must not outlive a harness that is killed.
