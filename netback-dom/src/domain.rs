@@ -21,7 +21,7 @@ use crate::frame::TailPool;
 use crate::management::{self, Management, ManagementOptions};
 use crate::netback::Netback;
 use crate::nic::Nic;
-use crate::publish::{Board, publish};
+use crate::publish::{Board, Work, publish};
 use crate::switch::bridges::{BridgeError, Bridges};
 
 /// Buffers for packets from guests.
@@ -69,6 +69,8 @@ pub struct Domain<H: Platform> {
     netback: Netback<H>,
     board: Rc<Board>,
     management: Option<Management>,
+    /// Sleeps that ended with something to do.
+    wakeups: u64,
 }
 
 /// The cards, and the management address as one more.
@@ -129,14 +131,14 @@ impl<H: Platform> Domain<H> {
         cards.follow_bus(&hyp, &tasks);
         tasks.spawn(publish(hyp.clone(), board.clone(), memory_use));
         let control = ControlPlane::new(hyp.clone(), tasks);
-        Ok(Self { hyp, control, cards, netback, board, management })
+        Ok(Self { hyp, control, cards, netback, board, management, wakeups: 0 })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
     ///
     /// `each_turn` is called once per turn of the loop.
     pub fn serve(&mut self, each_turn: impl Fn()) -> Request {
-        let (mut now, mut turns) = (self.hyp.now(), 0_u32);
+        let (mut now, mut turns, mut slept) = (self.hyp.now(), 0_u32, false);
         loop {
             each_turn();
             // Where Xen emulates the time stamp counter a look at the clock is a trap, so not every turn has one.
@@ -148,7 +150,7 @@ impl<H: Platform> Domain<H> {
                 return request;
             }
             if self.board.is_asked() {
-                self.board.post(self.cards.reports(), self.netback.reports());
+                self.post();
             }
             let interrupted = self.cards.poll(now);
             let mut ports = Ports { cards: &mut self.cards, management: self.management.as_mut() };
@@ -158,10 +160,18 @@ impl<H: Platform> Domain<H> {
             }
             if turn == Turn::Busy {
                 self.cards.note_traffic(now);
+                self.wakeups = self.wakeups.wrapping_add(u64::from(core::mem::take(&mut slept)));
             } else if !interrupted && self.sleep(now) {
-                now = self.hyp.now();
+                (now, slept) = (self.hyp.now(), true);
             }
         }
+    }
+
+    /// Leaves the latest numbers for those who report them.
+    fn post(&mut self) {
+        let (copy_calls, copies) = self.netback.copied();
+        let work = Work { wakeups: self.wakeups, copy_calls, copies };
+        self.board.post(work, self.cards.reports(), self.netback.reports());
     }
 
     /// Stops the cards and lets go of them, for the end of the domain.

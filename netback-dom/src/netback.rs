@@ -110,8 +110,8 @@ impl<H: Hypervisor> Netback<H> {
         plane.counters().map(|(frontend, devid, counters)| VifReport { frontend, devid, counters }).collect()
     }
 
-    /// Grant copy hypercalls since start.
-    pub fn copy_hypercalls(&self) -> u64 {
-        self.plane.borrow().hypercalls()
+    /// Grant copy hypercalls since start, and the copies in them.
+    pub fn copied(&self) -> (u64, u64) {
+        self.plane.borrow().copied()
     }
 }

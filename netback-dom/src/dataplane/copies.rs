@@ -28,12 +28,14 @@ pub(super) struct Outcome {
     pub(super) failed: Vec<Owner>,
     /// Hypercalls that it took.
     pub(super) hypercalls: u32,
+    /// Operations that it was.
+    pub(super) operations: usize,
 }
 
 impl Outcome {
     /// Room for as many failures as there can be, so that noting one does not allocate.
     pub(super) fn new() -> Self {
-        Self { failed: Vec::with_capacity(TX_JOBS.saturating_add(RX_JOBS)), hypercalls: 0 }
+        Self { failed: Vec::with_capacity(TX_JOBS.saturating_add(RX_JOBS)), hypercalls: 0, operations: 0 }
     }
 }
 
@@ -51,7 +53,7 @@ impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
     /// An empty batch that notes in `outcome` what becomes of it.
     pub(super) fn new(hyp: &'h H, outcome: &'h mut Outcome) -> Self {
         outcome.failed.clear();
-        outcome.hypercalls = 0;
+        (outcome.hypercalls, outcome.operations) = (0, 0);
         Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), outcome }
     }
 
@@ -84,6 +86,7 @@ impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
         }
         self.hyp.copy(&mut self.ops);
         self.outcome.hypercalls = self.outcome.hypercalls.wrapping_add(1);
+        self.outcome.operations = self.outcome.operations.wrapping_add(self.ops.len());
         for at in 0..self.ops.len() {
             if let (Some(op), Some(owner)) = (self.ops.get(at), self.owners.get(at))
                 && op.status.is_err()

@@ -54,8 +54,9 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Marks the jobs that failed in a batch.
     fn settle(&mut self, now: Instant) {
-        let Self { copied, hypercalls, rx, tx, vifs, .. } = self;
+        let Self { copied, hypercalls, copies, rx, tx, vifs, .. } = self;
         *hypercalls = hypercalls.wrapping_add(u64::from(copied.hypercalls));
+        *copies = copies.wrapping_add(u64::try_from(copied.operations).unwrap_or(0));
         for owner in &copied.failed {
             let sender = match *owner {
                 Owner::Tx(at) => Some(at),

@@ -123,7 +123,7 @@ fn extra_of(gso: Gso) -> Extra {
 }
 
 #[cfg(test)]
-#[expect(clippy::arithmetic_side_effects, reason = "tests")]
+#[expect(clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use alloc::vec::Vec;
 

@@ -124,6 +124,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     copied: Outcome,
     /// Copy hypercalls since start.
     hypercalls: u64,
+    /// Copies since start.
+    copies: u64,
 }
 
 impl<H: Hypervisor> Plane<H> {
@@ -144,6 +146,7 @@ impl<H: Hypervisor> Plane<H> {
             next_expiry: Instant::default(),
             copied: Outcome::new(),
             hypercalls: 0,
+            copies: 0,
             hyp,
             memory,
         }
@@ -246,8 +249,8 @@ impl<H: Hypervisor> Plane<H> {
         self.vifs.iter().flatten().map(|port| (port.frontend, port.devid, port.counters))
     }
 
-    /// Copy hypercalls since start.
-    pub(crate) const fn hypercalls(&self) -> u64 {
-        self.hypercalls
+    /// Copy hypercalls since start, and the copies in them.
+    pub(crate) const fn copied(&self) -> (u64, u64) {
+        (self.hypercalls, self.copies)
     }
 }

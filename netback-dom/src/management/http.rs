@@ -71,7 +71,7 @@ impl Connection {
             self.read(socket, board);
         }
         if matches!(self.state, State::Asking) && !board.is_asked() {
-            let page = metrics::page(&board.cards(), &board.vifs(), memory_use());
+            let page = metrics::page(board, memory_use());
             self.state = State::Sending(answer("200 OK", &page), 0);
         }
         self.send(socket);

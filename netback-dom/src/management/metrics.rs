@@ -6,11 +6,12 @@ use core::fmt::{Display, Write as _};
 use xen_pv_rt::hyp::MemoryUse;
 
 use crate::nic::Link;
-use crate::publish::counters::{OF_CARDS, OF_VIFS};
-use crate::publish::{CardReport, VifReport};
+use crate::publish::Board;
+use crate::publish::counters::{OF_CARDS, OF_DOMAIN, OF_VIFS};
 
 /// The page as of now. Its length is bounded by the number of cards and vifs: about 600 bytes for each.
-pub fn page(cards: &[CardReport], vifs: &[VifReport], memory: MemoryUse) -> String {
+pub fn page(board: &Board, memory: MemoryUse) -> String {
+    let (work, cards, vifs) = (board.work(), board.cards(), board.vifs());
     let mut page = String::new();
     typed(&mut page, "build_info", "gauge");
     line(&mut page, "build_info", format_args!("version=\"{}\"", env!("CARGO_PKG_VERSION")), 1);
@@ -22,8 +23,13 @@ pub fn page(cards: &[CardReport], vifs: &[VifReport], memory: MemoryUse) -> Stri
     ] {
         line(&mut page, "memory_bytes", format_args!("kind=\"{kind}\""), bytes);
     }
+    for (name, get) in OF_DOMAIN {
+        let name = &*metric("domain", name);
+        typed(&mut page, name, "counter");
+        line(&mut page, name, "", get(&work));
+    }
     typed(&mut page, "nic_up", "gauge");
-    for card in cards {
+    for card in &cards {
         let up = u64::from(card.link != Link::Down);
         line(&mut page, "nic_up", format_args!("nic=\"{}\",pci=\"{}\"", card.index, card.sbdf), up);
     }
@@ -35,7 +41,7 @@ pub fn page(cards: &[CardReport], vifs: &[VifReport], memory: MemoryUse) -> Stri
     for (name, get) in OF_VIFS {
         let name = &*metric("vif", name);
         typed(&mut page, name, "counter");
-        for vif in vifs {
+        for vif in &vifs {
             line(&mut page, name, format_args!("domid=\"{}\",devid=\"{}\"", vif.frontend, vif.devid), get(vif));
         }
     }

@@ -132,6 +132,8 @@ pub struct NicCounters {
     pub rx_bytes: u64,
     /// Frames that arrived damaged, too long, or while no buffer was free.
     pub rx_dropped: u64,
+    /// Frames that the card had no room for, as far as it counts them.
+    pub rx_missed: u64,
     /// Resets by the watchdog.
     pub resets: u64,
 }

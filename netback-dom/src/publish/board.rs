@@ -37,10 +37,22 @@ pub struct VifReport {
     pub counters: VifCounters,
 }
 
+/// What the domain has done for all packets together, since start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Sleeps that ended with something to do.
+    pub wakeups: u64,
+    /// Grant copy hypercalls.
+    pub copy_calls: u64,
+    /// Operations in those.
+    pub copies: u64,
+}
+
 /// The latest numbers, and whether newer ones are wanted.
 #[derive(Debug, Default)]
 pub struct Board {
     asked: Cell<bool>,
+    work: Cell<Work>,
     cards: RefCell<Vec<CardReport>>,
     vifs: RefCell<Vec<VifReport>>,
 }
@@ -57,10 +69,16 @@ impl Board {
     }
 
     /// Leaves new numbers. A card that has failed is not among them.
-    pub fn post(&self, cards: Vec<CardReport>, vifs: Vec<VifReport>) {
+    pub fn post(&self, work: Work, cards: Vec<CardReport>, vifs: Vec<VifReport>) {
         self.asked.set(false);
+        self.work.set(work);
         self.cards.replace(cards);
         self.vifs.replace(vifs);
+    }
+
+    /// The work as last posted.
+    pub fn work(&self) -> Work {
+        self.work.get()
     }
 
     /// The cards as last posted.

@@ -1,12 +1,16 @@
 //! The counters of a report, by name: for xenstore and for the metrics page. Names are stable.
 
-use super::{CardReport, VifReport};
+use super::{CardReport, VifReport, Work};
 
 /// A counter of a report.
 type Get<T> = fn(&T) -> u64;
 
+/// Those of the domain.
+pub(crate) const OF_DOMAIN: [(&str, Get<Work>); 3] =
+    [("wakeups", |work| work.wakeups), ("copy-calls", |work| work.copy_calls), ("copies", |work| work.copies)];
+
 /// Those of a card.
-pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 7] = [
+pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 8] = [
     ("tx-frames", |card| card.counters.tx_frames),
     ("tx-bytes", |card| card.counters.tx_bytes),
     ("tx-dropped", |card| card.counters.tx_dropped),
@@ -14,6 +18,7 @@ pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 7] = [
     ("rx-bytes", |card| card.counters.rx_bytes),
     ("rx-dropped", |card| card.counters.rx_dropped),
     ("resets", |card| card.counters.resets),
+    ("rx-missed", |card| card.counters.rx_missed),
 ];
 
 /// Those of a vif; the causes of its drops are listed elsewhere.

@@ -6,8 +6,8 @@ use core::fmt::Write as _;
 
 use xen_pv_rt::hyp::MemoryUse;
 
-use super::counters::{OF_CARDS, OF_VIFS};
-use super::{CardReport, VifReport};
+use super::counters::{OF_CARDS, OF_DOMAIN, OF_VIFS};
+use super::{CardReport, VifReport, Work};
 use crate::nic::Link;
 use crate::vif::Cause;
 use crate::vif::counters::DropCounts;
@@ -15,15 +15,19 @@ use crate::vif::counters::DropCounts;
 /// Most bytes of a node: Xen's default quota (`entry-size`).
 const MAX_LINE: usize = 2048;
 
-/// The domain: version and memory.
-pub fn domain_line(memory: MemoryUse, vifs: usize) -> String {
-    format!(
+/// The domain: version, memory, vifs in service, what it has done.
+pub fn domain_line(memory: MemoryUse, vifs: usize, work: Work) -> String {
+    let mut line = format!(
         "version={} memory-total-kib={} memory-used-kib={} heap-used-bytes={} vifs={vifs}",
         env!("CARGO_PKG_VERSION"),
         memory.total_kib(),
         memory.used_kib(),
         memory.heap_bytes,
-    )
+    );
+    for (name, get) in OF_DOMAIN {
+        add(&mut line, name, get(&work));
+    }
+    line
 }
 
 /// A card: what it is, its link, its counters. `link=` is `up` or `down`; `speed=`, in Mbit/s, is 0 if it is unknown.

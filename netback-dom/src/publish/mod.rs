@@ -11,7 +11,7 @@ pub(crate) mod counters;
 mod lines;
 mod nodes;
 
-pub use board::{Board, CardReport, VifReport};
+pub use board::{Board, CardReport, VifReport, Work};
 pub use lines::{card_line, domain_line, vif_line};
 
 use alloc::rc::Rc;

@@ -67,7 +67,7 @@ fn wanted(board: &Board, memory: MemoryUse) -> Vec<Node> {
     let (cards, vifs) = (board.cards(), board.vifs());
     let mut nodes = Vec::new();
     let mut add = |path, line| nodes.push(Node { path, line });
-    add(format!("{DIRECTORY}/domain"), domain_line(memory, vifs.len()));
+    add(format!("{DIRECTORY}/domain"), domain_line(memory, vifs.len(), board.work()));
     for card in &cards {
         add(format!("{DIRECTORY}/nic-{}", card.index), card_line(card));
     }

@@ -191,7 +191,7 @@ fn a_frame_writes_its_own_bytes_of_a_buffer_and_no_others() {
 fn events_without_work_cost_no_copy_and_no_line_nf_51() {
     let (mut rig, attacker, victim) = Rig::attacker_and_victim();
     rig.run(Duration::from_secs(1));
-    let (log, copies, usage) = (rig.log(), rig.netback.copy_hypercalls(), rig.usage());
+    let (log, copies, usage) = (rig.log(), rig.netback.copied(), rig.usage());
     for _ in 0..2000 {
         for _ in 0..50 {
             rig.fronts[attacker].notify_tx();
@@ -199,7 +199,7 @@ fn events_without_work_cost_no_copy_and_no_line_nf_51() {
         }
         rig.step();
     }
-    assert_eq!((rig.log(), rig.netback.copy_hypercalls(), rig.usage()), (log, copies, usage));
+    assert_eq!((rig.log(), rig.netback.copied(), rig.usage()), (log, copies, usage));
     rig.assert_works(victim);
     rig.assert_works(attacker);
 }

@@ -8,7 +8,7 @@ use fake_xen::FakeXen;
 use netback_dom::frame::{Frame, Segment};
 use netback_dom::management::{Address, BUFFERS, Management, ManagementOptions, own_mac};
 use netback_dom::nic::{MacAddress, Nic};
-use netback_dom::publish::{Board, VifReport};
+use netback_dom::publish::{Board, VifReport, Work};
 use netback_dom::vif::counters::{Traffic, VifCounters};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
@@ -114,7 +114,11 @@ impl Net {
         }
         if self.board.is_asked() {
             let counters = VifCounters { tx: Traffic { packets: 42, bytes: 4242 }, ..VifCounters::default() };
-            self.board.post(Vec::new(), vec![VifReport { frontend: Domid::from_raw(7), devid: 0, counters }]);
+            self.board.post(
+                Work::default(),
+                Vec::new(),
+                vec![VifReport { frontend: Domid::from_raw(7), devid: 0, counters }],
+            );
         }
         self.management.poll(self.now);
         while let Some(frame) = self.management.receive() {

@@ -12,7 +12,7 @@ use netback_dom::config::Config;
 use netback_dom::dataplane::{Memory, Turn};
 use netback_dom::frame::TailPool;
 use netback_dom::netback::{Netback, Options};
-use netback_dom::publish::{Board, publish};
+use netback_dom::publish::{Board, Work, publish};
 use netback_dom::switch::bridges::Bridges;
 use xen_pv_rt::hyp::{Clock, Dma, Domid, Instant, MemoryUse, Xenstore};
 use xen_pv_rt::task::Tasks;
@@ -213,7 +213,7 @@ impl Rig {
         for _ in 0..TURNS {
             self.poll_tasks();
             if self.board.is_asked() {
-                self.board.post(self.wire.reports(), self.netback.reports());
+                self.board.post(Work::default(), self.wire.reports(), self.netback.reports());
             }
             let mut wires = Wires(&mut self.wire, &mut self.more_wires);
             if self.netback.poll(&mut wires, self.hyp.now()) == Turn::Busy {

@@ -202,7 +202,9 @@ impl<R: Mmio, C: Clock> Intel<R, C> {
             (self.look, self.checked) = (false, now);
             self.link = setup::link(&self.regs)?;
             let missed = setup::take_missed(&self.regs);
-            self.counters.rx_dropped = self.counters.rx_dropped.wrapping_add(missed);
+            self.counters.rx_missed = self.counters.rx_missed.wrapping_add(missed);
+            let damaged = setup::take_damaged(&self.regs);
+            self.counters.rx_dropped = self.counters.rx_dropped.wrapping_add(damaged);
         }
         // What waits for the link is not the card's fault.
         if self.watchdog.is_due(self.tx.is_waiting() && self.link != Link::Down, now) {

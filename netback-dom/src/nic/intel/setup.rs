@@ -161,18 +161,27 @@ pub(super) fn enable<R: Mmio>(regs: &Registers<R>, max_frame: usize, buffer: u16
     regs.write(Reg::RCTL, rctl::EN | rctl::UPE | rctl::MPE | rctl::BAM | rctl::SECRC | long | large);
 }
 
-/// Frames that the receiver has dropped since the last call.
+/// Frames that the receiver has had no room for since the last call.
 pub(super) fn take_missed<R: Mmio>(regs: &Registers<R>) -> u64 {
-    let read = |reg| match regs.read(reg) {
-        GONE => 0,
-        count => u64::from(count),
-    };
-    let missed = read(Reg::MPC).wrapping_add(read(Reg::CRCERRS));
+    let missed = take_count(regs, Reg::MPC);
     if regs.model != Model::I82576 {
         return missed;
     }
-    let queues = 0..regs.model.rx_queues();
-    queues.fold(missed, |sum, queue| sum.wrapping_add(read(regs.model.rx_queue(queue).dropped()) & RQDPC_COUNT))
+    let dropped = |queue| take_count(regs, regs.model.rx_queue(queue).dropped()) & RQDPC_COUNT;
+    (0..regs.model.rx_queues()).fold(missed, |sum, queue| sum.wrapping_add(dropped(queue)))
+}
+
+/// Frames that have arrived damaged since the last call.
+pub(super) fn take_damaged<R: Mmio>(regs: &Registers<R>) -> u64 {
+    take_count(regs, Reg::CRCERRS)
+}
+
+/// What a counter says, which reading clears.
+fn take_count<R: Mmio>(regs: &Registers<R>, counter: Reg) -> u64 {
+    match regs.read(counter) {
+        GONE => 0,
+        count => u64::from(count),
+    }
 }
 
 /// Powers the PHY up if a previous owner has powered it down, and has it negotiate a link if it shows none; a

@@ -22,7 +22,7 @@ fn a_card_has_its_link_and_its_counters() -> Result<(), BadSbdf> {
     assert_eq!(
         card_line(&card),
         "pci=0000:00:03.0 card=\"Intel 82540EM\" mac=02:00:00:00:00:01 link=up speed=1000 tx-frames=5 tx-bytes=0 tx-dropped=0 \
-         rx-frames=0 rx-bytes=7 rx-dropped=0 resets=0"
+         rx-frames=0 rx-bytes=7 rx-dropped=0 resets=0 rx-missed=0"
     );
     assert!(card_line(&CardReport { link: Link::Down, ..card }).contains(" link=down speed=0 "));
     Ok(())
