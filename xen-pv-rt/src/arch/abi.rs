@@ -36,6 +36,8 @@ pub(super) const UVMF_INVLPG: usize = 2;
 
 /// `VCPUOP_get_runstate_info`.
 pub(super) const VCPUOP_GET_RUNSTATE_INFO: usize = 4;
+/// `VCPUOP_register_runstate_memory_area`.
+pub(super) const VCPUOP_REGISTER_RUNSTATE_MEMORY_AREA: usize = 5;
 /// `VCPUOP_stop_periodic_timer`.
 pub(super) const VCPUOP_STOP_PERIODIC_TIMER: usize = 7;
 /// `VCPUOP_set_singleshot_timer`.
@@ -207,6 +209,8 @@ pub(super) mod evtchn {
 pub(super) mod physdev {
     pub(crate) const IRQ_STATUS_QUERY: usize = 5;
     pub(crate) const EOI: usize = 12;
+    /// `PHYSDEVOP_pirq_eoi_gmfn_v2`: the argument is one frame number.
+    pub(crate) const PIRQ_EOI_GMFN: usize = 28;
     /// `XENIRQSTAT_needs_eoi`.
     pub(crate) const NEEDS_EOI: u32 = 1;
 

@@ -1,7 +1,7 @@
 //! From the first Rust instruction to the domain's own `main`.
 
 use super::abi::{StartInfo, sched};
-use super::{Xen, clock, console, crash, grants, memory, shared, stack, store, timer, traps};
+use super::{Xen, clock, console, crash, events, grants, memory, runstate, shared, stack, store, timer, traps};
 
 /// How a domain ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ fn bring_up(info: &StartInfo) -> Result<(), &'static str> {
     memory::init(info)?;
     shared::init(info).map_err(|_| "cannot map the shared info page")?;
     clock::init();
+    runstate::init();
+    events::init();
     timer::init();
     grants::init()?;
     store::init(info)

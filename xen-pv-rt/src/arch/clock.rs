@@ -8,7 +8,7 @@ use core::time::Duration;
 
 use crate::hyp::{Clock, Instant};
 
-use super::{Xen, shared};
+use super::{Xen, runstate, shared};
 
 /// System time when this domain started.
 static BOOT: AtomicU64 = AtomicU64::new(0);
@@ -58,6 +58,11 @@ pub(super) fn to_system_time(at: Instant) -> u64 {
 impl Clock for Xen {
     fn now(&self) -> Instant {
         Instant::from_nanos(u64::try_from(since_boot().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    fn resumed_at(&self) -> Option<Instant> {
+        let at = runstate::resumed_at()?;
+        Some(Instant::from_nanos(at.saturating_sub(BOOT.load(Ordering::Relaxed))))
     }
 
     fn wake_at(&self, at: Instant) {

@@ -7,13 +7,14 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use spin::Once;
 use spin::mutex::SpinMutex;
 
-use crate::hyp::{BoundPort, Domid, EventChannels, EvtchnError, Instant, Pirq, Port, RemotePort};
+use crate::hyp::{BoundPort, Domid, EventChannels, EvtchnError, Instant, PAGE_SIZE, Pirq, Port, RemotePort};
 
 use super::abi::{DOMID_SELF, StartInfo, evtchn, nr, physdev, sched};
 use super::hypercall::{self, Errno};
-use super::{Xen, clock, shared, timer};
+use super::{Xen, clock, memory, shared, timer};
 
 /// The ports to sleep on.
 static BOUND: SpinMutex<heapless::Vec<u32, { sched::POLL_MAX }>> = SpinMutex::new(heapless::Vec::new());
@@ -85,6 +86,36 @@ pub(super) fn xenstore_port(start: &StartInfo) -> Result<XenPort, EvtchnError> {
     adopt(start.store_evtchn, None)
 }
 
+/// A bit for each pirq of ours that is to be reported as serviced, kept by Xen.
+static EOI_MAP: Once<&'static [AtomicU64]> = Once::new();
+
+/// Has Xen keep [`EOI_MAP`]. Called once, before any pirq is bound: Xen enters none that is.
+pub(super) fn init() {
+    let Some((va, mfn)) = memory::with(|m| m.take_page().map(|va| (va, m.mfn_at(va)))).flatten() else { return };
+    let mut arg = mfn;
+    // SAFETY: gives Xen a page of ours to write to, which nobody else has and which is never given back.
+    if unsafe { hypercall::op(nr::PHYSDEV_OP, physdev::PIRQ_EOI_GMFN, &mut arg) }.is_err() {
+        memory::with(|m| m.free_page(va));
+        return;
+    }
+    // SAFETY: a page of the linear map, ours for good; Xen writes it at any time, hence atomic words.
+    let map = unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(va as usize), PAGE_SIZE / 8) };
+    EOI_MAP.call_once(|| map);
+}
+
+/// Whether Xen waits to be told that a bound pirq was serviced. Asked for one of them, Xen says yes whatever it is;
+/// the map tells the truth, which for MSI-X is no.
+fn wants_eoi(pirq: u32) -> bool {
+    if let Some(word) = EOI_MAP.get().and_then(|map| map.get((pirq / 64) as usize)) {
+        return word.load(Ordering::Acquire) & 1 << (pirq % 64) != 0;
+    }
+    let mut status = physdev::IrqStatus { irq: pirq, flags: 0 };
+    // SAFETY: only fills in `status`.
+    let asked = unsafe { hypercall::op(nr::PHYSDEV_OP, physdev::IRQ_STATUS_QUERY, &mut status) };
+    // If Xen does not say, telling it is harmless.
+    asked.is_err() || status.flags & physdev::NEEDS_EOI != 0
+}
+
 /// A virtual interrupt of this vCPU (`VIRQ_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Virq {
@@ -145,12 +176,7 @@ impl EventChannels for Xen {
         let mut arg = evtchn::BindPirq { pirq, flags: if share { evtchn::WILL_SHARE } else { 0 }, port: 0 };
         // SAFETY: as in `bind_interdomain`.
         unsafe { hypercall::op(nr::EVENT_CHANNEL_OP, evtchn::BIND_PIRQ, &mut arg) }?;
-        let mut status = physdev::IrqStatus { irq: pirq, flags: 0 };
-        // SAFETY: only fills in `status`.
-        let asked = unsafe { hypercall::op(nr::PHYSDEV_OP, physdev::IRQ_STATUS_QUERY, &mut status) };
-        // If Xen does not say, telling it is harmless.
-        let wanted = asked.is_err() || status.flags & physdev::NEEDS_EOI != 0;
-        let port = adopt(arg.port, wanted.then_some(pirq))?;
+        let port = adopt(arg.port, wants_eoi(pirq).then_some(pirq))?;
         self.eoi(&port);
         Ok(port)
     }

@@ -34,6 +34,11 @@ impl Instant {
 pub trait Clock {
     /// Monotonic time since boot.
     fn now(&self) -> Instant;
+    /// When this domain was last given the CPU, if that can be told from memory. Reading the clock may be an exit to
+    /// the hypervisor, so this is what a loop should look at after a sleep. It is in the past, never in the future.
+    fn resumed_at(&self) -> Option<Instant> {
+        None
+    }
     /// Asks for the control plane's tasks to be polled no later than `at`.
     ///
     /// Several requests combine to the earliest; one round of polling uses the request up.
