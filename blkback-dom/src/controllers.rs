@@ -10,12 +10,11 @@ use pciback::{BusError, PciBus};
 use xen_pv_rt::hyp::{Instant, Platform};
 
 use crate::disk::{AttachedController, Controller, DiskError, DiskEvent, DiskName, Health, ProbeError, Tag};
+use crate::patience::Trust;
 use crate::vbd::Controllers;
 use crate::volume::{DiskRef, NamedDisk};
 
-/// How often a controller with commands in flight is looked at without an interrupt.
-const FAST_POLL: Duration = Duration::from_millis(10);
-/// How often one without commands is.
+/// How often a controller without commands in flight is looked at without an interrupt.
 const SLOW_POLL: Duration = Duration::from_secs(1);
 
 /// Why the domain has no disks to serve.
@@ -42,6 +41,8 @@ struct Entry<H: Platform> {
     name: String,
     /// The last word about its health has been said.
     failed: bool,
+    /// What is known of its interrupts.
+    trust: Trust,
 }
 
 /// All controllers, in the order of `pci=[...]`.
@@ -67,7 +68,7 @@ impl<H: Platform> PciControllers<H> {
             let number = entries.iter().filter(|other| prefix(other.controller.name()) == family).count();
             let name = if family == "vd" { format!("vd{}", letter(number)) } else { format!("{family}{number}") };
             log::info!("{name}: {} at {sbdf}, {}", controller.name(), controller.interrupt_kind());
-            entries.push(Entry { controller, name, failed: false });
+            entries.push(Entry { controller, name, failed: false, trust: Trust::default() });
         }
         Ok(Self { bus, entries, next_poll: Instant::default() })
     }
@@ -148,14 +149,22 @@ impl<H: Platform> Controllers for PciControllers<H> {
     }
 
     fn poll(&mut self, now: Instant, done: &mut dyn FnMut(Tag, Result<(), DiskError>)) {
+        let overdue = now >= self.next_poll;
         self.next_poll = now.saturating_add(SLOW_POLL);
-        for Entry { controller, name, failed } in &mut self.entries {
+        for Entry { controller, name, failed, trust } in &mut self.entries {
             // Cleared first: an interrupt that comes while the queues are read means something new.
-            controller.interrupts().take_pending();
-            controller.poll(now, done);
+            let interrupted = controller.interrupts().take_pending();
+            let mut answered = false;
+            controller.poll(now, &mut |tag, outcome| {
+                answered = true;
+                done(tag, outcome);
+            });
+            if answered {
+                trust.learn(interrupted, overdue);
+            }
             let controller_now = controller.controller();
             if controller_now.in_flight() > 0 {
-                self.next_poll = self.next_poll.min(now.saturating_add(FAST_POLL));
+                self.next_poll = self.next_poll.min(now.saturating_add(trust.poll_after()));
             }
             if let Some(deadline) = controller_now.next_deadline() {
                 self.next_poll = self.next_poll.min(deadline);

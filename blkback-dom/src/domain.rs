@@ -16,14 +16,15 @@ use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
 use crate::patience::Patience;
 use crate::scan;
+use crate::timekeeper::Timekeeper;
 use crate::vbd::{Blkback, Options, Turn};
 use crate::volume::listing;
 
 /// How long frontends may take to let go when the domain shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Turns for which a reading of the clock serves. A turn without a sleep takes well below a millisecond.
-const TIME_TURNS: u32 = 8;
+/// How long requests may wait for commands at the disks to be answered.
+const MOST_PATIENCE: Duration = Duration::from_millis(10);
 /// Looks for a completion for each reading of the clock.
 const LOOKS: u32 = 32;
 
@@ -55,10 +56,7 @@ pub struct Domain<H: Platform> {
     controllers: PciControllers<H>,
     blkback: Blkback<H>,
     patience: Patience,
-    /// The time, as of some turns ago: reading the clock can be an exit to Xen.
-    now: Instant,
-    /// Turns since then.
-    age: u32,
+    time: Timekeeper<H>,
 }
 
 impl<H: Platform> Domain<H> {
@@ -83,8 +81,8 @@ impl<H: Platform> Domain<H> {
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
         let control = ControlPlane::new(hyp.clone(), tasks);
-        let now = hyp.now();
-        Ok(Self { hyp, control, controllers, blkback, patience: Patience::default(), now, age: 0 })
+        let time = Timekeeper::new(hyp.clone());
+        Ok(Self { hyp, control, controllers, blkback, patience: Patience::default(), time })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -113,12 +111,9 @@ impl<H: Platform> Domain<H> {
 
     /// One turn of the loop, which sleeps no longer than `until`. Returns what the toolstack asked for.
     fn turn(&mut self, until: Option<Instant>) -> Option<Request> {
-        if self.age >= TIME_TURNS {
-            self.read_clock();
-        }
-        self.age = self.age.saturating_add(1);
-        let request = self.control.poll(self.now);
-        let turn = self.blkback.poll(self.now, &mut self.controllers);
+        self.time.begin_turn();
+        let request = self.control.poll(self.time.now());
+        let turn = self.blkback.poll(self.time.now(), &mut self.controllers);
         while let Some((disk, sectors, present)) = self.controllers.take_event() {
             self.blkback.disk_changed(disk, sectors, present);
         }
@@ -130,11 +125,7 @@ impl<H: Platform> Domain<H> {
 
     /// Sleeps, unless something arrives while everybody is asked for an event.
     fn sleep(&mut self, until: Option<Instant>) {
-        let busy = self.controllers.is_busy();
-        if busy {
-            self.read_clock();
-        }
-        let asleep = self.now;
+        let (busy, idle_since) = (self.controllers.is_busy(), self.time.now());
         if busy && self.look() {
             return;
         }
@@ -142,11 +133,12 @@ impl<H: Platform> Domain<H> {
         if self.blkback.arm() == Turn::Busy || self.control.is_dirty() || self.controllers.arm() {
             return;
         }
-        let deadlines = [until, self.control.deadline(), Some(self.controllers.next_poll())];
+        let patience = self.blkback.is_patient().then(|| self.time.now().saturating_add(MOST_PATIENCE));
+        let deadlines = [until, self.control.deadline(), Some(self.controllers.next_poll()), patience];
         self.hyp.wait(deadlines.into_iter().flatten().min());
-        self.read_clock();
-        if busy {
-            self.patience.learn(self.now.saturating_since(asleep));
+        // An event that was there already says nothing about how long a disk takes.
+        if self.time.note_wake_up() && busy {
+            self.patience.learn(self.time.now().saturating_since(idle_since));
         }
     }
 
@@ -154,20 +146,20 @@ impl<H: Platform> Domain<H> {
     /// are any.
     fn look(&mut self) -> bool {
         let window = self.patience.window();
-        let end = self.now.saturating_add(window);
-        while !window.is_zero() && self.now < end {
+        if window.is_zero() {
+            return false;
+        }
+        self.time.read();
+        let end = self.time.now().saturating_add(window);
+        while self.time.now() < end {
             for _ in 0..LOOKS {
                 if self.controllers.is_ready() || self.blkback.has_requests() {
                     return true;
                 }
                 core::hint::spin_loop();
             }
-            self.read_clock();
+            self.time.read();
         }
         false
-    }
-
-    fn read_clock(&mut self) {
-        (self.now, self.age) = (self.hyp.now(), 0);
     }
 }

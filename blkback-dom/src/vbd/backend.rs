@@ -223,10 +223,16 @@ impl<H: Hypervisor + Dma> Blkback<H> {
         self.devices.backend().plane.borrow().has_requests()
     }
 
+    /// Whether a frontend may have published a few requests without waking us, since answers of its disks are expected.
+    /// Should none come, somebody has to look at its ring.
+    pub fn is_patient(&self) -> bool {
+        self.devices.backend().plane.borrow().is_patient()
+    }
+
     /// The step before sleeping: asks every frontend for an event and looks for the last time.
     ///
     /// [`Turn::Busy`]: do not sleep. If it is [`Turn::Idle`], whatever comes after makes an event channel
-    /// pending, so a wait that starts later ends at once.
+    /// pending, so a wait that starts later ends at once; but see [`is_patient`](Self::is_patient).
     pub fn arm(&self) -> Turn {
         self.devices.backend().plane.borrow_mut().arm()
     }

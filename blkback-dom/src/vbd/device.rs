@@ -20,6 +20,11 @@ use crate::volume::{DiskRef, Map};
 /// The frontend broke the rules of the ring.
 const BLK_PROD: Fault = Fault::new("BLK_PROD", "impossible producer index on the ring");
 
+/// Commands at the disks for each request that may wait for one of them to be answered.
+const COMMANDS_PER_REQUEST: u32 = 4;
+/// Requests that may wait at most.
+const MOST_TO_WAIT_FOR: u32 = 8;
+
 /// What a vbd is made of when it is handed over by the control plane.
 pub(crate) struct VbdParts<H: Hypervisor> {
     pub(crate) frontend: Domid,
@@ -335,16 +340,25 @@ impl<H: Hypervisor> Vbd<H> {
         self.closing = true;
     }
 
+    /// How many requests the frontend is to publish before it wakes us. While its disks have many commands, their
+    /// completions will: a wake-up for each request costs more than it gains.
+    pub(super) fn requests_to_wait_for(&self) -> u32 {
+        let busy = self.in_flight.checked_div(COMMANDS_PER_REQUEST).unwrap_or(0);
+        // Commands that take long must not hold up what could be done beside them, so a few have to be new.
+        busy.clamp(1, MOST_TO_WAIT_FOR)
+    }
+
     /// Asks for events. Returns whether there is work already.
     pub(super) fn arm(&mut self, hyp: &H) -> bool {
         let has_room = self.has_room();
+        let more = self.requests_to_wait_for();
         let mut broken = None;
         let mut work = false;
         for (queue, number) in self.queues.iter().zip(0_u8..) {
             // Cleared first, so that an event that comes in between is not lost.
             hyp.take_pending(&queue.port);
-            match queue.ring.final_check_for_requests() {
-                Ok(ready) => work |= ready > 0 && has_room,
+            match queue.ring.arm(more) {
+                Ok(ready) => work |= ready >= more && has_room,
                 Err(_) => broken = Some(number),
             }
         }

@@ -380,6 +380,11 @@ impl<H: Hypervisor> Plane<H> {
         self.vbds.iter().flatten().any(Vbd::has_requests)
     }
 
+    /// Whether a frontend may publish a request without waking us, because answers of its disks are about to.
+    pub(crate) fn is_patient(&self) -> bool {
+        self.vbds.iter().flatten().any(|vbd| vbd.requests_to_wait_for() > 1)
+    }
+
     /// Gets ready to sleep: asks every frontend for an event on new work, and looks for the last time.
     pub(crate) fn arm(&mut self) -> Turn {
         let Self { vbds, hyp, .. } = self;

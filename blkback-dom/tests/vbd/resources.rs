@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use blkback_dom::disk::Controller;
 use blkback_dom::vbd::Budget;
 use fake_xen::BlkRequest;
 
@@ -48,6 +49,35 @@ fn a_few_hypercalls_carry_many_requests() {
     assert_eq!(rig.ask(guest, &requests), [0; 32]);
     let hypercalls = rig.blkback.copy_hypercalls() - before;
     assert!(hypercalls <= 2, "{hypercalls} copy hypercalls for 32 requests");
+}
+
+#[test]
+fn a_frontend_whose_disk_has_much_to_do_wakes_us_for_several_requests_at_once() {
+    let mut rig = Rig::new();
+    let guest = rig.guest();
+    rig.ram.hold = true;
+    let submit = |rig: &mut Rig, count: usize| {
+        let requests: Vec<_> = (0..count).map(|_| rig.transfer(guest, 0, 0, 4096).0).collect();
+        rig.fronts[guest].submit(&requests);
+        rig.xen.driver_wakes()
+    };
+    assert!(submit(&mut rig, 3), "an idle domain is woken at once");
+    rig.run(Duration::from_millis(1));
+    assert!(submit(&mut rig, 13), "and so is one with little to do");
+    rig.run(Duration::from_millis(1));
+    assert_eq!(rig.ram.in_flight(), 16);
+    assert!(!submit(&mut rig, 3), "but 16 commands will wake it");
+    rig.run(Duration::from_millis(1));
+    assert_eq!(rig.ram.in_flight(), 16);
+    assert!(submit(&mut rig, 1), "a quarter as many are enough");
+    rig.run(Duration::from_millis(1));
+    assert_eq!(rig.ram.in_flight(), 20);
+    // A disk that answers nothing does not keep a request waiting for long.
+    assert!(!submit(&mut rig, 1));
+    rig.run(Duration::from_millis(12));
+    assert_eq!(rig.ram.in_flight(), 21);
+    rig.ram.hold = false;
+    rig.until("all are answered", |rig| rig.fronts[guest].unanswered() == 0);
 }
 
 #[test]

@@ -20,6 +20,8 @@ use crate::ram::{RamDisk, disk};
 const TICK: Duration = Duration::from_millis(1);
 /// Turns of the domain in one step, after which the others have their turn.
 const TURNS: usize = 64;
+/// How long requests may wait for answers of the disks.
+const PATIENCE: Duration = Duration::from_millis(10);
 /// How long anything may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -179,7 +181,8 @@ impl Rig {
             if self.blkback.arm() == Turn::Busy || self.tasks.is_dirty() || self.ram.enable_interrupts() {
                 continue;
             }
-            self.asleep = Some(self.wake_at);
+            let patience = self.blkback.is_patient().then(|| self.xen.now().saturating_add(PATIENCE));
+            self.asleep = Some([self.wake_at, patience].into_iter().flatten().min());
             return;
         }
     }

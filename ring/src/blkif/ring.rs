@@ -77,6 +77,14 @@ impl<M: SharedMem> Ring<M> {
         either!(self, ring => ring.final_check_for_requests())
     }
 
+    /// [`BackRing::arm`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn arm(&self, more: u32) -> Result<u32, RingFault> {
+        either!(self, ring => ring.arm(more))
+    }
+
     /// Gives the memory back, to be unmapped.
     pub fn into_mem(self) -> M {
         either!(self, ring => ring.into_mem())

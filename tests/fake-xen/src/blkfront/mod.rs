@@ -236,8 +236,9 @@ impl Blkfront {
             link.pending.push((request.id(), request.operation()));
             link.ring.put(request.words());
         }
-        link.ring.push();
-        self.notify(queue);
+        if link.ring.push() {
+            self.notify(queue);
+        }
     }
 
     /// The same for the first queue.

@@ -57,8 +57,11 @@ impl BlkRing {
         self.req_prod_pvt = self.req_prod_pvt.wrapping_add(1);
     }
 
-    pub(super) fn push(&mut self) {
-        self.set(REQ_PROD, self.req_prod_pvt);
+    /// Publishes requests. Returns whether the backend wants to be woken.
+    pub(super) fn push(&mut self) -> bool {
+        let (old, new) = (self.get(REQ_PROD), self.req_prod_pvt);
+        self.set(REQ_PROD, new);
+        new.wrapping_sub(self.get(REQ_EVENT)) < new.wrapping_sub(old)
     }
 
     /// The next response: id, operation, status. Checks the padding.
