@@ -4,10 +4,9 @@
 //! - `backend`, `keys`: what is particular to vbds on the control plane, which nothing on the data path waits
 //!   for.
 //! - `plane`, `device`, `work`, `copies`: the data plane. A request is copied off the ring once, validated, and
-//!   becomes commands for disks; its data goes through buffers of this domain by grant copy, so no disk ever
-//!   reaches a guest's memory.
-//! - `mappings`, `in_place`: the exception, if it is asked for: pages of a frontend that stay mapped, which a disk
-//!   reads and writes itself.
+//!   becomes commands for disks; its data goes through buffers of this domain by grant copy.
+//! - `mappings`, `in_place`: for frontends that use their grants again: pages that stay mapped, which a disk reads and
+//!   writes itself.
 //!
 //! Requests are answered in the order in which disks finish them; flushes and barriers see to the order that
 //! frontends are promised (`docs/durability.md`).
@@ -42,13 +41,14 @@ pub struct Budget {
     /// Buffers of a page each; at least twice as many as `requests`, because each may hold on to one for its
     /// list of segments.
     pub pages: usize,
-    /// Pages of a frontend that stay mapped, if it knows of persistent grants; 0: all data is copied.
+    /// Pages of a frontend that stay mapped, if it knows of persistent grants; 0: all data is copied. The default is
+    /// what a frontend of 32 requests of 32 segments uses, each with a page for its list.
     pub persistent: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { requests: 64, parts: 64, pages: 160, persistent: 0 }
+        Self { requests: 64, parts: 64, pages: 160, persistent: 1056 }
     }
 }
 

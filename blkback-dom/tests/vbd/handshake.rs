@@ -22,7 +22,7 @@ fn a_guest_connects_and_learns_what_the_disk_is() {
         ("discard-granularity", "4096"),
         ("discard-alignment", "0"),
         ("discard-secure", "0"),
-        ("feature-persistent", "0"),
+        ("feature-persistent", "1"),
         ("feature-max-indirect-segments", "256"),
         ("max-ring-page-order", "4"),
         ("multi-queue-max-queues", "4"),
