@@ -64,6 +64,7 @@ impl<C: Clock> Timekeeper<C> {
 }
 
 #[cfg(test)]
+#[expect(clippy::arithmetic_side_effects, reason = "tests")]
 mod tests {
     use core::cell::Cell;
 
