@@ -45,7 +45,7 @@ storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virt
 
 bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both)
 	@$(CARGO) build --quiet --release -p load
-	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio --disk nvme,$(if $(DISK),--disk $(DISK),--nic $(NIC))) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)')
+	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio --disk nvme,$(if $(DISK),--disk $(DISK),--nic $(NIC))) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)') $(if $(VARIANT),--variant '$(VARIANT)')
 
 profile: images testbed ## In which functions our driver domain is under load (DISK=nvme: the storage domain)
 	@$(CARGO) build --quiet --release -p load

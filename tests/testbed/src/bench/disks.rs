@@ -61,7 +61,8 @@ pub struct DiskPlace {
     pub device: &'static str,
     /// Requests and bytes so far.
     pub moved: Cell<Moved>,
-    domain: Option<DriverDomain>,
+    /// The driver domain, if there is one.
+    pub domain: Option<DriverDomain>,
 }
 
 impl Corner for DiskPlace {

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use super::metrics::{MEMORY, START};
+use super::network::value;
+use super::samples::{Contender, Samples};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT, console_log};
@@ -16,6 +19,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 pub struct DriverDomain {
     /// Its name in `xl list`.
     pub name: &'static str,
+    /// Seconds from the start of `xl create` until it served or, a Linux one, ran commands.
+    start_seconds: f64,
+    /// Its memory in MiB.
+    memory_mib: f64,
     dom0: Dom0,
 }
 
@@ -25,11 +32,30 @@ impl DriverDomain {
     /// # Errors
     /// It could not be created, or did not come up in time.
     pub fn create(dom0: &Dom0, name: &'static str, config: &str, bdf: &str) -> Result<Self> {
-        dom0.check(&format!("xl create {config} 'name=\"{name}\"' 'pci=[\"{bdf}\"]'"), XL_LIMIT)?;
-        if config.contains("linux") {
-            dom0.check(&format!("guest-wait {} 1 90; sleep 2", console_log(name)), Duration::from_secs(120))?;
+        let (linux, log) = (config.contains("linux"), console_log(name));
+        let wait = if linux {
+            format!("guest-wait {log} 1 90")
+        } else {
+            format!("for i in $(seq 1000); do grep -q 'serving;' {log} && break; sleep 0.02; done; [ $i -lt 1000 ]")
+        };
+        let script = format!(
+            "start=$(date +%s%3N)\n\
+             xl create {config} 'name=\"{name}\"' 'pci=[\"{bdf}\"]' >&2 || exit 1\n\
+             {wait} || exit 1\n\
+             echo @ms $(($(date +%s%3N) - start)) mib $(xl list {name} | awk 'NR == 2 {{ print $3 }}')"
+        );
+        let said = dom0.check(&script, Duration::from_secs(150))?;
+        let (start_seconds, memory_mib) = (value(&said, "@ms")? / 1000.0, value(&said, "mib")?);
+        if linux {
+            dom0.check("sleep 2", XL_LIMIT)?;
         }
-        Ok(Self { name, dom0: dom0.clone() })
+        Ok(Self { name, start_seconds, memory_mib, dom0: dom0.clone() })
+    }
+
+    /// Notes what is known since its start.
+    pub fn note_costs(&self, contender: Contender, samples: &mut Samples) {
+        samples.add(START, contender, self.start_seconds);
+        samples.add(MEMORY, contender, self.memory_mib);
     }
 
     /// The seconds of CPU that it has used, to a tenth.

@@ -50,6 +50,10 @@ metrics! {
     CPU_PER_GIB: "driver domain's CPU per GiB of TCP", "s/GiB", less, linux 0.25;
     /// The driver domain's CPU time in the datagram measurements by the frames on the wire.
     CPU_PER_PACKET: "driver domain's CPU per small packet", "µs", less, linux 0.25;
+    /// From the start of `xl create` until the driver domain says that it serves or, a Linux one, runs commands.
+    START: "xl create to serving", "s", less, linux 0.05;
+    /// What it was given.
+    MEMORY: "memory of the driver domain", "MiB", less, linux 0.0625;
     /// 4 KiB anywhere on the disk.
     READ_1: "random read, depth 1", "requests/s", more, linux 3.0, bare 0.85;
     /// The same.

@@ -61,9 +61,10 @@ impl BenchConfig {
     fn publish(&self, what: &str, choice: &str, machine: &Machine, samples: &Samples) -> Result<()> {
         // The logs are for people; what was measured was measured.
         let _ = machine.collect_logs();
+        let variant = self.variant.as_ref().map(|options| format!(" VARIANT='{options}'")).unwrap_or_default();
         let report = Report {
             title: format!("{what} on Xen {}", self.xen),
-            command: format!("make bench {choice}={what} XEN={} ROUNDS={}", self.xen, self.rounds),
+            command: format!("make bench {choice}={what} XEN={} ROUNDS={}{variant}", self.xen, self.rounds),
             rows: samples.rows(),
         };
         self.write(&format!("{what}-{}.json", self.xen), &report.json()?)?;

@@ -45,6 +45,11 @@ fn dom0(station: &Station, metric: Metric, direction: Direction) -> Option<Measu
 #[must_use]
 pub fn run(bed: &Bed, rounds: usize, only: &str) -> Samples {
     let mut samples = Samples::default();
+    for station in &bed.stations {
+        if let Some(domain) = station.domain.as_ref().filter(|_| only.is_empty()) {
+            domain.note_costs(station.contender, &mut samples);
+        }
+    }
     for round in 0..rounds {
         println!("round {} of {rounds}", round.saturating_add(1));
         samples.start_round(round);

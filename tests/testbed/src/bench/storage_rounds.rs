@@ -58,6 +58,11 @@ fn measure(place: &DiskPlace, options: &str) -> Result<Seen> {
 #[must_use]
 pub fn run(bed: &DiskBed, rounds: usize, only: &str) -> Samples {
     let mut samples = Samples::default();
+    for place in &bed.places {
+        if let Some(domain) = place.domain.as_ref().filter(|_| only.is_empty()) {
+            domain.note_costs(place.contender, &mut samples);
+        }
+    }
     for round in 0..rounds {
         println!("round {} of {rounds}", round.saturating_add(1));
         samples.start_round(round);
