@@ -11,12 +11,12 @@ use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
 use xen_pv_rt::hyp::{DmaError, Instant, Platform};
 use xen_pv_rt::task::{Tasks, block_on};
+use xen_pv_rt::timekeeper::Timekeeper;
 
 use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
 use crate::patience::Patience;
 use crate::scan;
-use crate::timekeeper::Timekeeper;
 use crate::vbd::{Blkback, Options, Turn};
 use crate::volume::listing;
 

@@ -18,6 +18,5 @@ pub mod disk;
 pub mod domain;
 mod patience;
 pub mod scan;
-mod timekeeper;
 pub mod vbd;
 pub mod volume;

@@ -12,6 +12,7 @@ use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
 use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform, XsError};
 use xen_pv_rt::task::{Tasks, block_on};
+use xen_pv_rt::timekeeper::Timekeeper;
 use xen_pv_rt::xenbus::read_text;
 
 use crate::cards::{Cards, NoCards};
@@ -28,8 +29,6 @@ use crate::switch::bridges::{BridgeError, Bridges};
 const BUFFERS: usize = 512;
 /// Packets of several buffers at a time.
 const TAILS: usize = 128;
-/// Turns of a loop that does not sleep for each look at the clock.
-const TURNS_PER_LOOK: u32 = 8;
 
 /// Where more options are, below our own directory.
 const OPTIONS: &str = "data/options";
@@ -138,14 +137,11 @@ impl<H: Platform> Domain<H> {
     ///
     /// `each_turn` is called once per turn of the loop.
     pub fn serve(&mut self, each_turn: impl Fn()) -> Request {
-        let (mut now, mut turns, mut slept) = (self.hyp.now(), 0_u32, false);
+        let (mut time, mut slept) = (Timekeeper::new(self.hyp.clone()), false);
         loop {
             each_turn();
-            // Where Xen emulates the time stamp counter a look at the clock is a trap, so not every turn has one.
-            turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(TURNS_PER_LOOK) {
-                now = self.hyp.now();
-            }
+            time.begin_turn();
+            let now = time.now();
             if let Some(request) = self.control.poll(now) {
                 return request;
             }
@@ -162,7 +158,7 @@ impl<H: Platform> Domain<H> {
                 self.cards.note_traffic(now);
                 self.wakeups = self.wakeups.wrapping_add(u64::from(core::mem::take(&mut slept)));
             } else if !interrupted && self.sleep(now) {
-                (now, slept) = (self.hyp.now(), true);
+                slept = time.note_wake_up();
             }
         }
     }

@@ -7,6 +7,7 @@
 //! - [`xenstore`]: the client of xenstored, over the page and port that it is given.
 //! - [`control`]: the toolstack's requests to shut down.
 //! - [`control_plane`]: tasks, timers and those requests, as an event loop drives them.
+//! - [`timekeeper`]: the time for an event loop, without looking at the clock in each turn.
 //! - [`limit`]: log lines about faults, in one format and not too many.
 //! - `arch`: the implementation on Xen: boot, hypercalls, paging, traps. Only in domain images, which are
 //!   built with `--cfg xen_guest`.
@@ -26,5 +27,6 @@ pub mod control_plane;
 pub mod hyp;
 pub mod limit;
 pub mod task;
+pub mod timekeeper;
 pub mod xenbus;
 pub mod xenstore;

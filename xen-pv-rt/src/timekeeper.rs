@@ -4,14 +4,14 @@
 //! whenever Xen gives the domain the CPU again, it writes down when that was, and a loop that sleeps between requests
 //! learns the time from there.
 
-use xen_pv_rt::hyp::{Clock, Instant};
+use crate::hyp::{Clock, Instant};
 
-/// Turns for which a reading serves while the domain is neither asleep nor preempted. A turn takes well below a
-/// millisecond, and what depends on the time has 10 ms or more.
-const TURNS: u32 = 32;
+/// Turns for which a reading serves while the domain is neither asleep nor preempted. A turn takes a millisecond at most,
+/// and what depends on the time has 10 ms or more.
+const TURNS: u32 = 8;
 
 /// The time.
-pub(crate) struct Timekeeper<C> {
+pub struct Timekeeper<C> {
     clock: C,
     /// The time, as of some turns ago.
     now: Instant,
@@ -20,18 +20,19 @@ pub(crate) struct Timekeeper<C> {
 }
 
 impl<C: Clock> Timekeeper<C> {
-    pub(crate) fn new(clock: C) -> Self {
+    /// Reads the clock for the first time.
+    pub fn new(clock: C) -> Self {
         let now = clock.now();
         Self { clock, now, age: 0 }
     }
 
     /// The time, as of some turns ago.
-    pub(crate) const fn now(&self) -> Instant {
+    pub const fn now(&self) -> Instant {
         self.now
     }
 
     /// Begins a turn of the loop.
-    pub(crate) fn begin_turn(&mut self) {
+    pub fn begin_turn(&mut self) {
         self.age = self.age.saturating_add(1);
         if !self.note_resumption() && self.age >= TURNS {
             self.read();
@@ -40,7 +41,7 @@ impl<C: Clock> Timekeeper<C> {
 
     /// Notes the time after an attempt to sleep. Returns whether the domain was put to sleep, as far as that can be
     /// told.
-    pub(crate) fn note_wake_up(&mut self) -> bool {
+    pub fn note_wake_up(&mut self) -> bool {
         if self.clock.resumed_at().is_some() {
             return self.note_resumption();
         }
@@ -49,7 +50,7 @@ impl<C: Clock> Timekeeper<C> {
     }
 
     /// Reads the clock.
-    pub(crate) fn read(&mut self) {
+    pub fn read(&mut self) {
         (self.now, self.age) = (self.clock.now(), 0);
     }
 
