@@ -39,7 +39,8 @@ pub(super) fn ping_and_metrics_work_at_the_management_address(bed: &mut Bed) -> 
 
 /// The number of the sample whose line starts with `name`.
 fn sample(guest: &Guest, address: &str, name: &str) -> Result<u64> {
-    let page = guest.check(&format!("wget -q -T 15 -O - http://{address}:9100/metrics"), PAGE_LIMIT)?;
+    // Not `-T`: with it, the busybox of Debian 12 crashes when a page comes in pieces.
+    let page = guest.check(&format!("timeout 15 wget -q -O - http://{address}:9100/metrics"), PAGE_LIMIT)?;
     let line = page.lines().find(|line| line.starts_with(name));
     let value = line.and_then(|line| line.rsplit_once(' ')?.1.parse().ok());
     value.ok_or_else(|| Failure::new(format!("no {name} in:\n{page}")))
