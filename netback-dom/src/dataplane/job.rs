@@ -9,6 +9,7 @@ use xen_pv_rt::hyp::{Domid, GrantRef};
 
 use super::layout::{Extras, Parts};
 use super::shared::SharedFrame;
+use super::transfer::spans;
 use crate::frame::{Frame, Gso};
 
 /// Packets taken from frontends in a turn.
@@ -64,14 +65,8 @@ impl TxJob {
     /// Lengths of the pieces that it is copied in: those in our memory, then what is left in each of its pages.
     pub(super) fn pieces(&self) -> impl Iterator<Item = usize> {
         let ours = self.frame.iter().flat_map(|frame| frame.segments().map(|segment| usize::from(segment.len)));
-        let mut skip = self.copied;
-        let theirs = self.packet.fragments.as_slice().iter().filter_map(move |fragment| {
-            let len = usize::from(fragment.size);
-            let skipped = skip.min(len);
-            skip = skip.saturating_sub(skipped);
-            Some(len.saturating_sub(skipped)).filter(|rest| *rest > 0)
-        });
-        ours.chain(theirs)
+        let theirs = spans(self.domid, self.packet.fragments.as_slice(), self.copied);
+        ours.chain(theirs.map(|(_, len)| len))
     }
 
     /// Ends the job without delivery.

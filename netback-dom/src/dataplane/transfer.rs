@@ -61,7 +61,11 @@ pub(super) fn scatter<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: u
 }
 
 /// The pages of a packet from byte `from` on: where each run starts, and its length.
-fn spans(domid: Domid, fragments: &[ring::netif::Fragment], from: usize) -> impl Iterator<Item = (PeerSpan, usize)> {
+pub(super) fn spans(
+    domid: Domid,
+    fragments: &[ring::netif::Fragment],
+    from: usize,
+) -> impl Iterator<Item = (PeerSpan, usize)> {
     let mut skip = from;
     fragments.iter().filter_map(move |fragment| {
         let len = usize::from(fragment.size);
