@@ -247,7 +247,7 @@ impl Storage {
     }
 }
 
-/// A guest without vifs and vbds.
+/// A guest without vifs and vbds, with what Debian 12's initramfs needs to unpack.
 pub(super) fn guest_config(name: &str) -> GuestConfig {
     GuestConfig { name: name.into(), memory_mib: 160, vifs: Vec::new(), ..GuestConfig::numbered(0, NAME) }
 }

@@ -71,7 +71,7 @@ fn config(storage: &Storage, number: u8) -> GuestConfig {
     let disks = [("xvda", index), ("xvdb", index.saturating_add(1))]
         .map(|(vdev, index)| disk_setting(vdev, "rw", &slice(storage, index)));
     let settings = format!("'disk=[{}]'", disks.join(","));
-    GuestConfig { memory_mib: 128, settings, ..guest_config(&name(number)) }
+    GuestConfig { settings, ..guest_config(&name(number)) }
 }
 
 fn name(number: u8) -> String {

@@ -81,7 +81,7 @@ fn verify_by_fio(storage: &Storage, guest: &Guest, target: &str) -> Result<()> {
 pub(super) fn a_guest_is_saved_and_restored(storage: &mut Storage) -> Result<()> {
     let disk = disk_setting("xvdb", "rw", &format!("{}{FILES}", storage.disk()));
     let settings = format!("'disk=[{disk}]'");
-    let mut guest = storage.guest_with(&GuestConfig { memory_mib: 128, settings, ..guest_config("saved") })?;
+    let mut guest = storage.guest_with(&GuestConfig { settings, ..guest_config("saved") })?;
     let before = guest.check(
         &format!(
             "set -e; {}; mke2fs -q -F -t ext4 /dev/xvdb; mkdir -p /m; mount -t ext4 /dev/xvdb /m; cd /m
