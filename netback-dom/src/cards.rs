@@ -1,6 +1,7 @@
 //! The cards of the domain: found on the PCI bus at start, taken out of service when they fail or Dom0 wants them back.
 
 mod hotplug;
+mod places;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -15,6 +16,7 @@ use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME, Settings};
 use crate::publish::CardReport;
 use hotplug::Exchange;
+use places::Places;
 
 /// Bytes of an Ethernet header with a VLAN tag.
 const TAGGED_HEADER: usize = 18;
@@ -38,6 +40,8 @@ pub enum NoCards {
     Bus(BusError),
     /// A card was given and could not be used. One bad card is enough: what was asked for cannot be done.
     Card(ProbeError),
+    /// More cards than there are places for: how many, and the places.
+    TooMany(usize, usize),
 }
 
 impl fmt::Display for NoCards {
@@ -45,16 +49,27 @@ impl fmt::Display for NoCards {
         match self {
             Self::Bus(error) => error.fmt(f),
             Self::Card(error) => error.fmt(f),
+            Self::TooMany(cards, places) => write!(f, "option cards={places}: there are {cards} cards"),
         }
     }
 }
 
-/// All cards, in the order of `pci=[...]`.
+/// What the cards are to be.
+#[derive(Clone, Copy, Debug)]
+pub struct CardOptions {
+    /// Largest MTU of the networks that they are on, in bytes.
+    pub mtu: usize,
+    /// Places for cards; none: as many as there are cards.
+    pub places: Option<usize>,
+    /// Pages of the domain, of which their buffers are a part.
+    pub pages: u64,
+}
+
+/// All cards, in the order of `pci=[...]`; those that come later follow.
 pub struct Cards<H: Platform> {
-    /// `None` for a card that has failed, or that Dom0 has taken back.
+    /// `None` for a card that has failed, that Dom0 has taken back, or that has not come yet.
     cards: Vec<Option<AttachedNic<H>>>,
-    /// Where each of them was at the start; what is attached there later takes its place.
-    places: Vec<Sbdf>,
+    places: Places,
     links: Vec<Link>,
     next_poll: Instant,
     exchange: Rc<Exchange<H>>,
@@ -65,29 +80,27 @@ pub struct Cards<H: Platform> {
 }
 
 impl<H: Platform> Cards<H> {
-    /// Connects to xen-pciback and puts every function into service, for frames that an MTU of `mtu` makes, with as many
-    /// buffers as suit a domain of `pages` pages.
+    /// Connects to xen-pciback and puts every function into service.
     ///
     /// # Errors
-    /// [`NoCards`] if there is none, or one that cannot be used.
-    pub async fn start(hyp: &H, mtu: usize, pages: u64) -> Result<Self, NoCards> {
-        let max_frame = mtu.saturating_add(TAGGED_HEADER).max(STANDARD_FRAME);
+    /// [`NoCards`] if there is none, one that cannot be used, or one too many.
+    pub async fn start(hyp: &H, options: CardOptions) -> Result<Self, NoCards> {
+        let max_frame = options.mtu.saturating_add(TAGGED_HEADER).max(STANDARD_FRAME);
         let bus = PciBus::connect(hyp.clone()).await.map_err(NoCards::Bus)?;
-        let settings = Settings { spare: spare_buffers(pages, bus.functions().len()), max_frame };
-        let mut cards = Vec::new();
-        for sbdf in bus.functions() {
-            let device = bus.device(sbdf).map_err(|error| NoCards::Card(error.into()))?;
-            let mut card = AttachedNic::attach(device, settings).await.map_err(NoCards::Card)?;
-            log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
-            let can = card.card().capabilities().max_frame;
-            if can < max_frame {
-                log::warn!("nic {sbdf}: frames of {can} bytes at most, for mtu={mtu} they would be of {max_frame}");
-            }
-            cards.push(Some(card));
+        let functions = bus.functions();
+        if let Some(places) = options.places.filter(|places| *places < functions.len()) {
+            return Err(NoCards::TooMany(functions.len(), places));
         }
+        let places = Places::new(&functions, options.places.unwrap_or(0));
+        let settings = Settings { spare: spare_buffers(options.pages, places.count()), max_frame };
+        let mut cards = Vec::new();
+        for sbdf in functions {
+            cards.push(Some(attach(&bus, sbdf, settings).await.map_err(NoCards::Card)?));
+        }
+        cards.resize_with(places.count(), || None);
         let links = cards.iter().map(|_| Link::Down).collect();
         let (next_poll, busy_until) = (Instant::default(), Instant::default());
-        let (places, exchange) = (bus.functions(), Rc::new(Exchange::new(bus)));
+        let exchange = Rc::new(Exchange::new(bus));
         Ok(Self { cards, places, links, next_poll, exchange, settings, busy_until })
     }
 
@@ -114,17 +127,17 @@ impl<H: Platform> Cards<H> {
         }
     }
 
-    /// Puts cards into service that were attached: those in the place of one that is gone.
+    /// Puts cards into service that were attached, each in its place.
     fn add_arrived(&mut self) {
         let arrived = self.exchange.arrived.take();
         for card in arrived {
             let sbdf = card.sbdf();
-            let place = self.places.iter().position(|place| *place == sbdf);
+            let place = self.places.claim(sbdf);
             let mut slots = self.cards.iter_mut().zip(&mut self.links);
             match place.and_then(|place| slots.nth(place)).filter(|(slot, _)| slot.is_none()) {
                 Some((slot, link)) => (*slot, *link) = (Some(card), Link::Down),
                 None => log::warn!(
-                    "be=hw pci={sbdf} cause=NO_BRIDGE text=\"was not there at the start of the domain\" action=refuse n=0"
+                    "be=hw pci={sbdf} cause=NO_BRIDGE text=\"no place for one more card: option cards= makes some\" action=refuse n=0"
                 ),
             }
         }
@@ -215,6 +228,19 @@ impl<H: Platform> Cards<H> {
         }
         self.cards.clear();
     }
+}
+
+/// Puts a function into service.
+async fn attach<H: Platform>(bus: &PciBus<H>, sbdf: Sbdf, settings: Settings) -> Result<AttachedNic<H>, ProbeError> {
+    let mut card = AttachedNic::attach(bus.device(sbdf)?, settings).await?;
+    log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
+    let (can, wanted) = (card.card().capabilities().max_frame, settings.max_frame);
+    if can < wanted {
+        log::warn!(
+            "nic {sbdf}: frames of {can} bytes at most, for the mtu= that was asked for they would be of {wanted}"
+        );
+    }
+    Ok(card)
 }
 
 /// Spare buffers of each of `cards` cards in a domain of `pages` pages.

@@ -14,10 +14,10 @@ use crate::switch::bridges::{BridgeOption, Bridges};
 use crate::switch::policy::{AntiSpoof, Policy};
 use crate::switch::storm::StormLimits;
 use crate::switch::vlan::Vlans;
-use crate::switch::{SwitchOptions, TableLimits};
+use crate::switch::{MAX_BRIDGES, SwitchOptions, TableLimits};
 
 /// The options there are.
-const NAMES: &str = "ageing=, antispoof=, bridge=, isolate=, log=, management=, management-bridge=, management-port=, mtu=, queues=, storm-broadcast=, storm-multicast=, storm-unknown=, \
+const NAMES: &str = "ageing=, antispoof=, bridge=, cards=, isolate=, log=, management=, management-bridge=, management-port=, mtu=, queues=, storm-broadcast=, storm-multicast=, storm-unknown=, \
                      transit=, vlan=";
 
 /// What the options decide.
@@ -29,6 +29,9 @@ pub struct Config {
     pub antispoof: AntiSpoof,
     /// The bridges (`bridge=NAME:CARD[,CARD...]`, once for each); empty: as many as there are cards.
     pub bridges: Vec<BridgeOption>,
+    /// Places for cards (`cards=`, 1 to 16): those beyond the cards there are at start wait for `xl pci-attach`. None: as
+    /// many as there are cards.
+    pub cards: Option<usize>,
     /// Whether vifs reach cards only (`isolate=`: `yes` or `no`).
     pub isolate: bool,
     /// Least severe message that is printed (`log=`: `error`, `warn` or `info`).
@@ -58,6 +61,7 @@ impl Default for Config {
             ageing: Duration::from_secs(300),
             antispoof: AntiSpoof::default(),
             bridges: Vec::new(),
+            cards: None,
             isolate: false,
             log: log::LevelFilter::Info,
             management: None,
@@ -126,6 +130,10 @@ impl Config {
             "bridge" => BridgeOption::parse(value)
                 .map(|bridge| self.bridges.push(bridge))
                 .ok_or("NAME:CARD[,CARD...], a name of at most 15 characters and cards counted from 0"),
+            "cards" => {
+                let cards = number(value).and_then(|cards| usize::try_from(cards).ok());
+                put(&mut self.cards, cards.filter(|cards| (1..=MAX_BRIDGES).contains(cards)).map(Some), "1 to 16 cards")
+            }
             "isolate" => put(&mut self.isolate, yes_or_no(value), "yes or no"),
             "log" => put(&mut self.log, level(value), "error, warn or info"),
             "management" => {

@@ -15,7 +15,7 @@ use xen_pv_rt::task::{Tasks, block_on};
 use xen_pv_rt::timekeeper::Timekeeper;
 use xen_pv_rt::xenbus::read_text;
 
-use crate::cards::{Cards, NoCards};
+use crate::cards::{CardOptions, Cards, NoCards};
 use crate::config::{Config, ConfigError};
 use crate::dataplane::{Memory, Turn, Uplinks};
 use crate::frame::TailPool;
@@ -107,8 +107,8 @@ impl<H: Platform> Domain<H> {
             Err(error) => return Err(StartError::Options(error)),
         }
         log::set_max_level(config.log);
-        let mut cards =
-            block_on(&hyp, Cards::start(&hyp, config.mtu, memory_use().total)).map_err(StartError::Cards)?;
+        let options = CardOptions { mtu: config.mtu, places: config.cards, pages: memory_use().total };
+        let mut cards = block_on(&hyp, Cards::start(&hyp, options)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: cards.held_pages() };

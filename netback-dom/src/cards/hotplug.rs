@@ -15,7 +15,8 @@ use xen_pv_rt::hyp::{Platform, Watch as _, sleep};
 use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::read_text;
 
-use crate::nic::{AttachedNic, Nic as _, Settings};
+use super::attach;
+use crate::nic::{AttachedNic, Settings};
 
 /// How long to wait before a connection that could not be made is tried again.
 const RECONNECT_POLL: Duration = Duration::from_secs(5);
@@ -59,9 +60,12 @@ pub(super) async fn follow<H: Platform>(hyp: H, exchange: Rc<Exchange<H>>, setti
             (bus, functions)
         };
         for sbdf in added {
-            if let Some(card) = attach(&bus, sbdf, settings).await {
-                exchange.arrived.borrow_mut().push(card);
-                wake.raise();
+            match attach(&bus, sbdf, settings).await {
+                Ok(card) => {
+                    exchange.arrived.borrow_mut().push(card);
+                    wake.raise();
+                }
+                Err(error) => log::error!("be=hw pci={sbdf} cause=NIC_FAILED text=\"{error}\" action=refuse n=0"),
             }
         }
     }
@@ -80,22 +84,5 @@ async fn reconnect<H: Platform>(hyp: &H) -> PciBus<H> {
             }
         }
         sleep(hyp, RECONNECT_POLL).await;
-    }
-}
-
-async fn attach<H: Platform>(bus: &PciBus<H>, sbdf: Sbdf, settings: Settings) -> Option<AttachedNic<H>> {
-    let card = match bus.device(sbdf) {
-        Ok(device) => AttachedNic::attach(device, settings).await,
-        Err(error) => Err(error.into()),
-    };
-    match card {
-        Ok(mut card) => {
-            log::info!("nic {sbdf}: {}, {}, {}", card.name(), card.card().mac(), card.interrupt_kind());
-            Some(card)
-        }
-        Err(error) => {
-            log::error!("be=hw pci={sbdf} cause=NIC_FAILED text=\"{error}\" action=refuse n=0");
-            None
-        }
     }
 }

@@ -8,11 +8,12 @@ fn an_empty_command_line_means_the_defaults() {
 #[test]
 fn options_are_read_in_any_order() {
     let config = Config::parse(
-        "log=warn mtu=9000 queues=8 isolate=yes  ageing=60 antispoof=mac storm-unknown=0 vlan=5 transit=yes",
+        "log=warn mtu=9000 queues=8 isolate=yes  ageing=60 cards=16 antispoof=mac storm-unknown=0 vlan=5 transit=yes",
     );
     let wanted = Config {
         ageing: Duration::from_secs(60),
         antispoof: AntiSpoof::Mac,
+        cards: Some(16),
         isolate: true,
         log: log::LevelFilter::Warn,
         mtu: 9000,
@@ -54,6 +55,9 @@ fn a_value_out_of_range_is_named() {
         "log=debug",
         "log=",
         "bridge=lan",
+        "cards=0",
+        "cards=17",
+        "cards=",
         "antispoof=on",
         "isolate=1",
         "transit=",

@@ -63,7 +63,10 @@ impl fmt::Display for BridgeError {
         match self {
             Self::Twice(name) => write!(f, "option bridge=: there are two bridges {name:?}"),
             Self::NoCard(name, card, count) => {
-                write!(f, "option bridge={name}: no card {card}; there are {count}, the first being 0")
+                write!(
+                    f,
+                    "option bridge={name}: no card {card}; there are {count}, the first being 0 (cards= reserves places)"
+                )
             }
             Self::Shared(card) => write!(f, "option bridge=: card {card} is on two bridges"),
             Self::Unused(card) => write!(f, "option bridge=: card {card} is on no bridge"),

@@ -128,6 +128,7 @@ pub const ALL: &[NetworkScenario] = &[
     long("two_cards_have_a_bridge_each", policy::two_cards_have_a_bridge_each),
     long("two_cards_share_a_bridge_without_a_loop", policy::two_cards_share_a_bridge_without_a_loop),
     long("one_of_two_cards_is_taken_back_and_given_again", replace::one_of_two_cards_is_taken_back_and_given_again),
+    long("the_second_of_two_cards_comes_later", replace::the_second_of_two_cards_comes_later),
     for_each_kind(ours("a_domain_without_a_device_says_so", refusals::a_domain_without_a_device_says_so)),
     for_each_kind(ours("an_unsupported_device_is_named", refusals::an_unsupported_device_is_named)),
     for_each_kind(ours("too_little_memory_is_named", refusals::too_little_memory_is_named)),

@@ -26,7 +26,7 @@ pub(super) fn silent(guest: &Guest, address: &str) -> Result<()> {
 }
 
 /// Gives a guest's interface an address of its own in place of the one from DHCP.
-fn give(guest: &Guest, interface: &str, address: &str) -> Result<()> {
+pub(super) fn give(guest: &Guest, interface: &str, address: &str) -> Result<()> {
     let script = format!(
         "killall udhcpc 2>/dev/null; ip addr flush dev {interface}; ip addr add {address} dev {interface}; \
          ip link set {interface} up"
@@ -145,12 +145,19 @@ pub(super) fn isolated_guests_reach_the_wire_only(bed: &mut Bed) -> Result<()> {
 
 /// Runs something with a driver domain that has two cards.
 pub(super) fn with_two_cards(bed: &mut Bed, extra: &str, scenario: fn(&mut Bed) -> Result<()>) -> Result<()> {
+    let pci = format!("'pci=[\"{}\",\"{SECOND_BDF}\"]'", bed.nic().bdf());
+    with_second_card_assignable(bed, &format!("{pci} 'extra=\"{extra}\"'"), scenario)
+}
+
+/// Runs a scenario with a driver domain created with `settings`, while Dom0 can give it the second card.
+pub(super) fn with_second_card_assignable(
+    bed: &mut Bed,
+    settings: &str,
+    scenario: fn(&mut Bed) -> Result<()>,
+) -> Result<()> {
     bed.reset()?;
     bed.dom0().check(&format!("xl pci-assignable-add {SECOND_BDF}"), XL_LIMIT)?;
-    let first = bed.nic().bdf();
-    let outcome = bed
-        .create_netdom(&format!("'pci=[\"{first}\",\"{SECOND_BDF}\"]' 'extra=\"{extra}\"'"))
-        .and_then(|()| scenario(bed));
+    let outcome = bed.create_netdom(settings).and_then(|()| scenario(bed));
     bed.reset()?;
     bed.dom0().check(&format!("xl pci-assignable-remove {SECOND_BDF}"), XL_LIMIT)?;
     outcome

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::checks::{eventually, ping, wire_address};
-use super::policy::{SECOND_BDF, console_says, guest_with, second_wire, silent, with_two_cards};
+use super::policy::{
+    SECOND_BDF, console_says, give, guest_with, second_wire, silent, with_second_card_assignable, with_two_cards,
+};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT};
@@ -33,6 +35,23 @@ pub(super) fn one_of_two_cards_is_taken_back_and_given_again(bed: &mut Bed) -> R
         let address = neighbour.address("eth0", ADDRESS_LIMIT)?;
         replace(bed, &second, SECOND_BDF, &far, &address)?;
         ping(&first, &near).doing("the other card")
+    })
+}
+
+pub(super) fn the_second_of_two_cards_comes_later(bed: &mut Bed) -> Result<()> {
+    with_second_card_assignable(bed, "'extra=\"cards=2\"'", |bed| {
+        let (near, far) = (wire_address(bed), second_wire(bed)?);
+        let first = guest_with(bed, 35, ",bridge=xenbr0")?;
+        let second = guest_with(bed, 36, ",bridge=xenbr1")?;
+        first.address("eth0", ADDRESS_LIMIT)?;
+        give(&second, "eth0", "10.0.1.236/24")?;
+        silent(&second, &far).doing("before the card is there")?;
+        bed.dom0().check(&format!("xl pci-attach {NETDOM} {SECOND_BDF}"), XL_LIMIT)?;
+        eventually(LIMIT, || ping(&second, &far).is_ok());
+        ping(&second, &far).doing("through the new card")?;
+        give(&second, "eth0", "10.0.0.236/24")?;
+        silent(&second, &near).doing("from bridge to bridge")?;
+        ping(&first, &near).doing("the first card")
     })
 }
 
