@@ -9,7 +9,7 @@ use core::time::Duration;
 use pciback::{BusError, PciBus};
 use xen_pv_rt::hyp::{Instant, Platform};
 
-use crate::disk::{AttachedController, Controller, DiskError, DiskEvent, DiskName, Health, ProbeError, Tag};
+use crate::disk::{AttachedController, Controller, DiskError, DiskEvent, DiskId, DiskName, Health, ProbeError, Tag};
 use crate::patience::Trust;
 use crate::vbd::Controllers;
 use crate::volume::{DiskRef, NamedDisk};
@@ -45,6 +45,15 @@ struct Entry<H: Platform> {
     trust: Trust,
 }
 
+impl<H: Platform> Entry<H> {
+    /// One of its disks, with its name. `number` is the controller's.
+    fn disk(&self, number: u8, disk: DiskId) -> Option<NamedDisk> {
+        let about = self.controller.disks().get(usize::from(disk.0))?;
+        let name = disk_name(&self.name, about.name);
+        Some(NamedDisk { name, disk: DiskRef { controller: number, disk }, about: about.clone() })
+    }
+}
+
 /// All controllers, in the order of `pci=[...]`.
 pub struct PciControllers<H: Platform> {
     bus: PciBus<H>,
@@ -75,31 +84,26 @@ impl<H: Platform> PciControllers<H> {
 
     /// Every disk there is, with its name.
     pub fn disks(&self) -> Vec<NamedDisk> {
-        let entries = self.entries.iter().zip(0_u8..);
-        entries
-            .flat_map(|(entry, number)| {
-                entry.controller.disks().iter().zip(0_u16..).map(move |(about, disk)| NamedDisk {
-                    name: disk_name(&entry.name, about.name),
-                    disk: DiskRef { controller: number, disk: crate::disk::DiskId(disk) },
-                    about: about.clone(),
-                })
-            })
-            .collect()
+        let disks = self.entries.iter().zip(0_u8..).flat_map(|(entry, number)| {
+            let ids = 0..u16::try_from(entry.controller.disks().len()).unwrap_or(u16::MAX);
+            ids.filter_map(move |disk| entry.disk(number, DiskId(disk)))
+        });
+        disks.collect()
     }
 
-    /// What happened to disks since the last call: which, its size in sectors, and whether it is there.
-    pub fn take_event(&mut self) -> Option<(DiskRef, u64, bool)> {
+    /// A disk that something happened to since the last call, as it is now.
+    pub fn take_event(&mut self) -> Option<NamedDisk> {
         for (entry, number) in self.entries.iter_mut().zip(0_u8..) {
             let Some(event) = entry.controller.controller().take_event() else { continue };
             let (DiskEvent::Added(disk) | DiskEvent::Resized(disk) | DiskEvent::Removed(disk)) = event;
-            let about = entry.controller.disks().get(usize::from(disk.0))?;
-            let name = disk_name(&entry.name, about.name);
+            let named = entry.disk(number, disk)?;
+            let name = &named.name;
             match event {
-                DiskEvent::Added(_) => log::info!("disk {name} was added; start the domain again to serve it"),
-                DiskEvent::Resized(_) => log::info!("disk {name} has {} sectors now", about.geometry.sectors),
+                DiskEvent::Added(_) => log::info!("disk {name} was added; write data/rescan to have its tables read"),
+                DiskEvent::Resized(_) => log::info!("disk {name} has {} sectors now", named.about.geometry.sectors),
                 DiskEvent::Removed(_) => log::error!("be=hw disk={name} cause=DISK_GONE action=err"),
             }
-            return Some((DiskRef { controller: number, disk }, about.geometry.sectors, about.present));
+            return Some(named);
         }
         None
     }

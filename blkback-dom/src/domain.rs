@@ -4,6 +4,7 @@
 //! completions and requests. Only when nothing moved are controllers and frontends asked for an event each, and
 //! then the domain sleeps in one hypercall.
 
+use alloc::rc::Rc;
 use core::fmt;
 use core::time::Duration;
 
@@ -15,10 +16,11 @@ use xen_pv_rt::timekeeper::Timekeeper;
 
 use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
+use crate::errand::{Errand, WithErrand};
 use crate::patience::Patience;
-use crate::scan;
 use crate::vbd::{Blkback, Options, Turn};
-use crate::volume::listing;
+use crate::volume::Catalogue;
+use crate::{rescan, scan};
 
 /// How long frontends may take to let go when the domain shuts down.
 const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -54,6 +56,7 @@ pub struct Domain<H: Platform> {
     hyp: H,
     control: ControlPlane<H>,
     controllers: PciControllers<H>,
+    errand: Rc<Errand>,
     blkback: Blkback<H>,
     patience: Patience,
     time: Timekeeper<H>,
@@ -70,19 +73,22 @@ impl<H: Platform> Domain<H> {
         log::set_max_level(config.log);
         let mut controllers =
             block_on(&hyp, PciControllers::start(&hyp, config.disk_timeout)).map_err(StartError::Controllers)?;
-        let disks = controllers.disks();
-        let catalogue = block_on(&hyp, scan::catalogue(&hyp, &mut controllers, disks)).map_err(StartError::Memory)?;
         let tasks = Tasks::new();
+        let errand = Rc::new(Errand::new(tasks.signal()));
+        let pages = hyp.dma_pool(scan::BUFFERS).map_err(StartError::Memory)?;
+        let known = Catalogue { disks: controllers.disks(), ..Catalogue::default() };
+        // Nobody else is served yet.
+        let survey = scan::survey(&errand, &pages, &known, &|_| true);
+        let catalogue = block_on(&hyp, errand.serve(&hyp, &mut controllers, survey));
         let lines = catalogue.lines();
         lines.iter().for_each(|line| log::info!("{line}"));
-        let xs = hyp.clone();
-        tasks.spawn(async move { listing::publish(&xs, lines).await });
         let options = Options { budget: config.budget, ..Options::default() };
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
+        tasks.spawn(rescan::follow(hyp.clone(), blkback.clone(), errand.clone(), pages, lines));
         let control = ControlPlane::new(hyp.clone(), tasks);
         let time = Timekeeper::new(hyp.clone());
-        Ok(Self { hyp, control, controllers, blkback, patience: Patience::default(), time })
+        Ok(Self { hyp, control, controllers, errand, blkback, patience: Patience::default(), time })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -113,9 +119,10 @@ impl<H: Platform> Domain<H> {
     fn turn(&mut self, until: Option<Instant>) -> Option<Request> {
         self.time.begin_turn();
         let request = self.control.poll(self.time.now());
-        let turn = self.blkback.poll(self.time.now(), &mut self.controllers);
-        while let Some((disk, sectors, present)) = self.controllers.take_event() {
-            self.blkback.disk_changed(disk, sectors, present);
+        let mut controllers = WithErrand { controllers: &mut self.controllers, errand: &self.errand };
+        let turn = self.blkback.poll(self.time.now(), &mut controllers);
+        while let Some(disk) = self.controllers.take_event() {
+            self.blkback.disk_changed(disk);
         }
         if turn == Turn::Idle && request.is_none() {
             self.sleep(until);

@@ -3,7 +3,8 @@
 //! - [`disk`]: drivers for the controllers.
 //! - [`controllers`]: those of this domain, on its PCI bus.
 //! - [`domain`]: start, event loop, end.
-//! - [`scan`]: what is on the disks.
+//! - [`scan`], [`rescan`]: what is on the disks, and looking again.
+//! - [`errand`]: reads of the domain's own.
 //! - [`vbd`]: virtual block devices and the data plane between them and the disks.
 //! - [`volume`]: what `target=` may name.
 
@@ -16,7 +17,9 @@ pub mod config;
 pub mod controllers;
 pub mod disk;
 pub mod domain;
+pub mod errand;
 mod patience;
+pub mod rescan;
 pub mod scan;
 pub mod vbd;
 pub mod volume;

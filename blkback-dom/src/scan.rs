@@ -1,59 +1,77 @@
-//! What is on the disks, looked at once, before anything is served.
+//! What is on the disks: partition tables and volume groups, read at start and when Dom0 asks for it.
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::time::Duration;
 
-use xen_pv_rt::hyp::{Clock, Dma, DmaBuf, DmaError, DmaPool, sleep};
+use xen_pv_rt::hyp::DmaPool;
 
-use crate::disk::{Command, DiskError, Op, Span, SubmitError, Tag};
-use crate::vbd::Controllers;
-use crate::volume::{Catalogue, NamedDisk, Piece, Sectors, logical_volumes, partitions};
+use crate::disk::DiskError;
+use crate::errand::{Buffers, Errand, PAGES};
+use crate::volume::{Catalogue, Piece, ReadError, Sectors, TableError, logical_volumes, partitions};
 
-/// Pages of one command: what every disk takes, whatever its sectors.
-const PAGES: usize = 4;
-const PAGE: u64 = 4096;
-/// Sectors of one command.
+/// Sectors of one read, and bytes of one.
 const SECTORS: u64 = 32;
-/// How often a disk is looked at while it works.
-const STEP: Duration = Duration::from_millis(1);
+const SECTOR: usize = 512;
+/// Pages that a [`survey`] needs.
+pub const BUFFERS: usize = PAGES;
 
-/// Reads the tables on `disks` and says what there is to be served.
+/// Reads the tables on the disks of `known` and says what there is to be served.
 ///
-/// # Errors
-/// No memory for buffers. A disk that cannot be read is named in the log and has no partitions.
-pub async fn catalogue<H: Clock + Dma>(
-    hyp: &H,
-    controllers: &mut dyn Controllers,
-    disks: Vec<NamedDisk>,
-) -> Result<Catalogue, DmaError> {
-    let mut reader = Reader { hyp, controllers, buffers: hyp.dma_pool(PAGES)? };
-    let mut found = Vec::new();
+/// Only what `may_read` allows is read and believed. What is behind it, or cannot be read, stays as it is known. A disk whose
+/// table is damaged is named in the log and has no partitions.
+pub async fn survey(
+    errand: &Errand,
+    buffers: &DmaPool,
+    known: &Catalogue,
+    may_read: &dyn Fn(&Piece) -> bool,
+) -> Catalogue {
+    let mut reader = Reader { errand, buffers, may_read };
+    let mut found = Catalogue { disks: known.disks.clone(), ..Catalogue::default() };
     let mut candidates: Vec<(String, Piece)> = Vec::new();
-    for disk in &disks {
-        match partitions(&mut reader, disk).await {
-            // Without partitions the disk itself may be a physical volume.
-            Ok(none) if none.is_empty() => candidates.push((disk.name.clone(), disk.whole())),
-            Ok(some) => {
-                candidates.extend(some.iter().map(|part| (format!("{}:{}", disk.name, part.number), part.piece)));
-                found.extend(some);
+    for disk in known.disks.iter().filter(|disk| disk.about.present) {
+        let here = match partitions(&mut reader, disk).await {
+            Ok(here) => here,
+            Err(error) => {
+                log::warn!("disk {}: {error}", disk.name);
+                if !matches!(error, TableError::Guest | TableError::Disk(_)) {
+                    continue;
+                }
+                known.partitions.iter().filter(|part| part.piece.disk == disk.disk).cloned().collect()
             }
-            Err(error) => log::warn!("disk {}: {error}", disk.name),
+        };
+        if here.is_empty() {
+            // Without partitions the disk itself may be a physical volume.
+            candidates.push((disk.name.clone(), disk.whole()));
+        }
+        candidates.extend(here.iter().map(|part| (format!("{}:{}", disk.name, part.number), part.piece)));
+        found.partitions.extend(here);
+    }
+    let (volumes, unread) = logical_volumes(&mut reader, &candidates).await;
+    found.logical = volumes;
+    keep_unread(&mut found, known, &unread);
+    found
+}
+
+/// Keeps the volumes that are known to be on `unread` pieces, of groups of which nothing newer was read.
+fn keep_unread(found: &mut Catalogue, known: &Catalogue, unread: &[Piece]) {
+    for volume in &known.logical {
+        let is_on = |piece: &Piece| unread.iter().any(|unread| unread.overlaps(piece));
+        let hidden = volume.map.as_ref().is_ok_and(|map| map.pieces().any(|piece| is_on(&piece)));
+        if hidden && !found.logical.iter().any(|newer| newer.group == volume.group) {
+            found.logical.push(volume.clone());
         }
     }
-    let logical = logical_volumes(&mut reader, &candidates).await;
-    Ok(Catalogue { disks, partitions: found, logical })
 }
 
-struct Reader<'a, H> {
-    hyp: &'a H,
-    controllers: &'a mut dyn Controllers,
-    buffers: DmaPool,
+struct Reader<'a> {
+    errand: &'a Errand,
+    buffers: &'a DmaPool,
+    may_read: &'a dyn Fn(&Piece) -> bool,
 }
 
-impl<H: Clock> Sectors for Reader<'_, H> {
-    async fn read(&mut self, piece: Piece) -> Result<Vec<u8>, DiskError> {
+impl Sectors for Reader<'_> {
+    async fn read(&mut self, piece: Piece) -> Result<Vec<u8>, ReadError> {
         let mut bytes = Vec::new();
         let mut done = 0;
         while done < piece.sectors {
@@ -66,48 +84,25 @@ impl<H: Clock> Sectors for Reader<'_, H> {
     }
 }
 
-impl<H: Clock> Reader<'_, H> {
-    async fn read_part(&mut self, piece: Piece, bytes: &mut Vec<u8>) -> Result<(), DiskError> {
-        let mut left = piece.sectors.saturating_mul(512);
-        let mut buffers: heapless::Vec<DmaBuf, PAGES> = heapless::Vec::new();
-        let mut spans: heapless::Vec<Span, PAGES> = heapless::Vec::new();
-        while left > 0 {
+impl Reader<'_> {
+    async fn read_part(&mut self, piece: Piece, bytes: &mut Vec<u8>) -> Result<(), ReadError> {
+        if !(self.may_read)(&piece) {
+            return Err(ReadError::Guest);
+        }
+        let len = usize::try_from(piece.sectors).unwrap_or(usize::MAX).saturating_mul(SECTOR);
+        let mut buffers = Buffers::new();
+        while buffers.len().saturating_mul(xen_pv_rt::hyp::PAGE_SIZE) < len {
             let buffer = self.buffers.take().ok_or(DiskError::Gone)?;
-            let len = left.min(PAGE);
-            left = left.saturating_sub(len);
-            // Both have room for what `SECTORS` amounts to.
-            let _ = spans.push(Span { maddr: buffer.maddr(), len: u32::try_from(len).unwrap_or(0) });
-            let _ = buffers.push(buffer);
+            buffers.push(buffer).map_err(|_| DiskError::Gone)?;
         }
-        let command = Command { tag: Tag(0), op: Op::Read, sector: piece.sector, spans: &spans, lane: 0 };
-        self.carry_out(piece, &command).await?;
-        for (buffer, span) in buffers.iter().zip(&spans) {
-            let len = usize::try_from(span.len).unwrap_or(0);
-            bytes.extend_from_slice(buffer.bytes().get(..len).unwrap_or_default());
+        let buffers = self.errand.read(piece, buffers).await?;
+        // A guest may have got it meanwhile, and a disk carries out commands in any order.
+        if !(self.may_read)(&piece) {
+            return Err(ReadError::Guest);
         }
+        let end = bytes.len().saturating_add(len);
+        buffers.iter().for_each(|buffer| bytes.extend_from_slice(buffer.bytes()));
+        bytes.truncate(end);
         Ok(())
-    }
-
-    /// Waits for the answer, which the controller gives in any case: it has deadlines of its own.
-    async fn carry_out(&mut self, piece: Piece, command: &Command<'_>) -> Result<(), DiskError> {
-        loop {
-            let controller = self.controllers.get(piece.disk.controller).ok_or(DiskError::Gone)?;
-            match controller.submit(piece.disk.disk, command) {
-                Ok(()) => break controller.kick(),
-                Err(SubmitError::Full) => {}
-                Err(_) => return Err(DiskError::Gone),
-            }
-            self.controllers.poll(self.hyp.now(), &mut |_, _| {});
-            sleep(self.hyp, STEP).await;
-        }
-        let mut outcome = None;
-        loop {
-            // Nothing else is under way, so the answer is to this command.
-            self.controllers.poll(self.hyp.now(), &mut |_, answer| outcome = Some(answer));
-            if let Some(outcome) = outcome {
-                return outcome;
-            }
-            sleep(self.hyp, STEP).await;
-        }
     }
 }

@@ -19,7 +19,7 @@ use super::keys::{BackendKeys, FrontendKeys, QueueKeys, offer, offered_discard};
 use super::plane::{Controllers, Plane, Turn, VbdId};
 use super::queue::Queue;
 use crate::disk::SECTOR_BYTES;
-use crate::volume::{Catalogue, Claims, DiskRef, Target, Use, Volume, VolumeError};
+use crate::volume::{Catalogue, Claims, Map, Target, Use, Volume, VolumeError};
 
 /// Indices that no ring can have.
 const RING_STATE: Fault = Fault::new("RING_STATE", "impossible producer index when the ring was attached");
@@ -42,23 +42,24 @@ impl Default for Options {
 }
 
 /// A vbd in service, as far as the control plane needs to know.
-struct Connected {
-    id: VbdId,
-    target: Target,
-    sectors: u64,
+pub(super) struct Connected {
+    pub(super) id: VbdId,
+    pub(super) path: BackendPath,
+    pub(super) target: Target,
+    pub(super) map: Map,
     /// Its size changed and the frontend does not know.
-    resized: bool,
-    signal: Signal,
+    pub(super) resized: bool,
+    pub(super) signal: Signal,
 }
 
 /// What is particular to vbds.
-struct Vbds<H: Hypervisor + Dma> {
+pub(super) struct Vbds<H: Hypervisor + Dma> {
     hyp: H,
     tasks: Tasks,
-    plane: RefCell<Plane<H>>,
-    catalogue: RefCell<Catalogue>,
-    claims: RefCell<Claims>,
-    connected: RefCell<Vec<Connected>>,
+    pub(super) plane: RefCell<Plane<H>>,
+    pub(super) catalogue: RefCell<Catalogue>,
+    pub(super) claims: RefCell<Claims>,
+    pub(super) connected: RefCell<Vec<Connected>>,
     budget: Budget,
 }
 
@@ -116,7 +117,7 @@ impl<H: Hypervisor + Dma> Backend for Vbds<H> {
             devid: path.devid,
             queues,
             limits: limits(&keys, &volume),
-            map: volume.map,
+            map: volume.map.clone(),
             buffers,
             budget: self.budget,
             persistent: front.persistent,
@@ -125,7 +126,8 @@ impl<H: Hypervisor + Dma> Backend for Vbds<H> {
         let id = self.plane.borrow_mut().attach(parts);
         let persistent = if front.persistent && self.budget.persistent > 0 { ", persistent grants" } else { "" };
         log::info!("{path}: {}, {sectors} sectors{persistent}", keys.target.escape_default());
-        self.connected.borrow_mut().push(Connected { id, target, sectors, resized: false, signal: poke.clone() });
+        let (map, signal) = (volume.map, poke.clone());
+        self.connected.borrow_mut().push(Connected { id, path: *path, target, map, resized: false, signal });
         Ok(id)
     }
 
@@ -134,7 +136,7 @@ impl<H: Hypervisor + Dma> Backend for Vbds<H> {
         match connected.iter_mut().find(|vbd| vbd.id == id && vbd.resized) {
             Some(vbd) => {
                 vbd.resized = false;
-                alloc::vec![("sectors", vbd.sectors.to_string())]
+                alloc::vec![("sectors", vbd.map.sectors().to_string())]
             }
             None => Keys::new(),
         }
@@ -188,7 +190,14 @@ fn limits(keys: &BackendKeys, volume: &Volume) -> Limits {
 
 /// A block backend: every vbd of the domain.
 pub struct Blkback<H: Hypervisor + Dma> {
-    devices: Rc<Devices<Vbds<H>>>,
+    pub(super) devices: Rc<Devices<Vbds<H>>>,
+}
+
+/// Another handle to the same backend.
+impl<H: Hypervisor + Dma> Clone for Blkback<H> {
+    fn clone(&self) -> Self {
+        Self { devices: self.devices.clone() }
+    }
 }
 
 impl<H: Hypervisor + Dma> Blkback<H> {
@@ -235,25 +244,6 @@ impl<H: Hypervisor + Dma> Blkback<H> {
     /// pending, so a wait that starts later ends at once; but see [`is_patient`](Self::is_patient).
     pub fn arm(&self) -> Turn {
         self.devices.backend().plane.borrow_mut().arm()
-    }
-
-    /// Notes that a disk has changed: resizes the vbds on it, and tells their frontends.
-    pub fn disk_changed(&self, disk: DiskRef, sectors: u64, present: bool) {
-        let vbds = self.devices.backend();
-        let mut catalogue = vbds.catalogue.borrow_mut();
-        let Some(named) = catalogue.disks.iter_mut().find(|named| named.disk == disk) else { return };
-        named.about.geometry.sectors = sectors;
-        named.about.present = present;
-        for vbd in vbds.connected.borrow_mut().iter_mut() {
-            let Ok(volume) = catalogue.resolve(&vbd.target) else { continue };
-            if volume.map.sectors() == vbd.sectors {
-                continue;
-            }
-            vbd.sectors = volume.map.sectors();
-            vbd.resized = true;
-            vbds.plane.borrow_mut().resize(vbd.id, volume.map);
-            vbd.signal.raise();
-        }
     }
 
     /// Closes every vbd, in the order the protocol wants, and accepts no more. For shutdown.

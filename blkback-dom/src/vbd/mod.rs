@@ -23,6 +23,7 @@ mod keys;
 mod mappings;
 mod plane;
 mod queue;
+mod refresh;
 mod work;
 
 use core::time::Duration;

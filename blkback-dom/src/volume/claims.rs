@@ -8,6 +8,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use xen_pv_rt::hyp::Domid;
 use xen_pv_rt::xenbus::BackendPath;
 
 use super::Piece;
@@ -38,15 +39,41 @@ impl Claims {
     /// Which vbd has a claim that does not go with it. The vbd then has no claim at all.
     pub fn claim(&mut self, path: &BackendPath, pieces: Vec<Piece>, usage: Use) -> Result<(), String> {
         self.release(path);
-        let conflicts = |claim: &&Claim| {
-            let clash = (claim.usage.writes || usage.writes) && !(claim.usage.shared && usage.shared);
-            clash && claim.pieces.iter().any(|theirs| pieces.iter().any(|ours| ours.overlaps(theirs)))
-        };
-        if let Some(claim) = self.0.iter().find(conflicts) {
-            return Err(format!("domain {} vbd {}", claim.path.frontend, claim.path.devid));
-        }
-        self.0.push(Claim { path: *path, pieces, usage });
+        let claim = Claim { path: *path, pieces, usage };
+        self.check(&claim)?;
+        self.0.push(claim);
         Ok(())
+    }
+
+    /// Claims other pieces for a vbd that has a claim, for the same use.
+    ///
+    /// # Errors
+    /// Which vbd has a claim that does not go with it. The vbd then keeps what it had.
+    pub fn change(&mut self, path: &BackendPath, pieces: Vec<Piece>) -> Result<(), String> {
+        let Some(old) = self.0.iter().find(|claim| claim.path == *path) else { return Ok(()) };
+        let claim = Claim { path: *path, pieces, usage: old.usage };
+        self.check(&claim)?;
+        self.release(path);
+        self.0.push(claim);
+        Ok(())
+    }
+
+    /// Whether a guest may write to some of a piece. Dom0 is none.
+    pub fn is_written_by_guest(&self, piece: &Piece) -> bool {
+        let guests = self.0.iter().filter(|claim| claim.usage.writes && claim.path.frontend != Domid::DOM0);
+        guests.flat_map(|claim| &claim.pieces).any(|theirs| theirs.overlaps(piece))
+    }
+
+    /// An error if somebody else's claim does not go with this one.
+    fn check(&self, new: &Claim) -> Result<(), String> {
+        let conflicts = |claim: &&Claim| {
+            let clash = (claim.usage.writes || new.usage.writes) && !(claim.usage.shared && new.usage.shared);
+            clash && claim.pieces.iter().any(|theirs| new.pieces.iter().any(|ours| ours.overlaps(theirs)))
+        };
+        match self.0.iter().filter(|claim| claim.path != new.path).find(conflicts) {
+            Some(claim) => Err(format!("domain {} vbd {}", claim.path.frontend, claim.path.devid)),
+            None => Ok(()),
+        }
     }
 
     /// Gives up what a vbd has claimed.
@@ -56,9 +83,8 @@ impl Claims {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "tests")]
+#[expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
-    use xen_pv_rt::hyp::Domid;
     use xen_pv_rt::xenbus::DeviceKind;
 
     use super::*;
@@ -100,6 +126,28 @@ mod tests {
         let mut claims = Claims::default();
         claims.claim(&vbd(7), at(0), RW).unwrap();
         assert_eq!(claims.claim(&vbd(8), at(0), RW), Err("domain 7 vbd 51712".into()));
+    }
+
+    #[test]
+    fn a_claim_grows_unless_somebody_else_is_there() {
+        let mut claims = Claims::default();
+        claims.claim(&vbd(1), at(0), RW).unwrap();
+        claims.claim(&vbd(2), at(20), RW).unwrap();
+        let grown = |sectors| alloc::vec![Piece { sectors, ..at(0)[0] }];
+        assert_eq!(claims.change(&vbd(1), grown(20)), Ok(()));
+        assert_eq!(claims.change(&vbd(1), grown(21)), Err("domain 2 vbd 51712".into()));
+        assert!(claims.claim(&vbd(3), at(19), RO).is_err(), "what it had grown to is its own");
+        assert_eq!(claims.change(&vbd(4), grown(1)), Ok(()), "nothing to change");
+    }
+
+    #[test]
+    fn what_a_guest_may_write_is_known() {
+        let mut claims = Claims::default();
+        claims.claim(&vbd(0), at(0), RW).unwrap();
+        claims.claim(&vbd(1), at(20), RO).unwrap();
+        claims.claim(&vbd(2), at(40), SHARED).unwrap();
+        let written = |sector| claims.is_written_by_guest(&at(sector)[0]);
+        assert_eq!([0, 20, 40, 49, 50].map(written), [false, false, true, true, false]);
     }
 
     #[test]

@@ -56,10 +56,16 @@ fn volume_line(LogicalVolume { group, name, map }: &LogicalVolume) -> String {
     }
 }
 
-/// Publishes the lines for Dom0. What xenstore refuses is in the log all the same.
-pub(crate) async fn publish(xs: &impl Xenstore, lines: Vec<String>) {
-    for (line, number) in lines.iter().zip(0..MAX_NODES) {
-        if let Err(error) = xs.write(Transaction::NONE, &format!("data/volumes/{number}"), line).await {
+/// Publishes the lines for Dom0, in place of the `before` lines that were there. What xenstore refuses is in the log all the
+/// same.
+pub(crate) async fn publish(xs: &impl Xenstore, lines: &[String], before: usize) {
+    for number in 0..lines.len().max(before).min(MAX_NODES) {
+        let path = format!("data/volumes/{number}");
+        let done = match lines.get(number) {
+            Some(line) => xs.write(Transaction::NONE, &path, line).await,
+            None => xs.remove(Transaction::NONE, &path).await,
+        };
+        if let Err(error) = done {
             log::warn!("cannot publish the list of volumes: {error}");
             return;
         }

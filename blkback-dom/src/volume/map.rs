@@ -45,6 +45,13 @@ struct Run {
     chunk: u64,
 }
 
+impl Run {
+    /// Where the next one starts.
+    const fn end(&self) -> u64 {
+        self.start.saturating_add(self.sectors)
+    }
+}
+
 /// The layout of a volume: runs without gaps from sector 0 on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Map {
@@ -88,8 +95,7 @@ impl Map {
 
     /// Where `sector` is, with as many of the `wanted` sectors as adjoin there. `None` beyond the end.
     pub fn piece(&self, sector: u64, wanted: u64) -> Option<Piece> {
-        let index = self.runs.partition_point(|run| run.start <= sector).checked_sub(1)?;
-        let run = self.runs.get(index)?;
+        let run = self.run(sector)?;
         let offset = sector.checked_sub(run.start)?;
         let left = run.sectors.checked_sub(offset).filter(|left| *left > 0)?;
         if let [(disk, start)] = run.stripes.as_slice() {
@@ -101,6 +107,30 @@ impl Map {
         let (disk, start) = run.stripes.get(usize::try_from(column).ok()?)?;
         let sector = start.checked_add(row.checked_mul(run.chunk)?)?.checked_add(within)?;
         Some(Piece { disk: *disk, sector, sectors: run.chunk.checked_sub(within)?.min(left).min(wanted) })
+    }
+
+    /// Whether every sector of `other` is where it is in this one, which may go on behind its end.
+    pub fn extends(&self, other: &Self) -> bool {
+        let mut at = 0;
+        while at < other.sectors {
+            let (Some(ours), Some(theirs)) = (self.run(at), other.run(at)) else { return false };
+            let same = match (ours.stripes.len(), theirs.stripes.len()) {
+                (1, 1) => self.piece(at, 1) == other.piece(at, 1),
+                _ => (ours.start, &ours.stripes, ours.chunk) == (theirs.start, &theirs.stripes, theirs.chunk),
+            };
+            let next = ours.end().min(theirs.end());
+            if !same || next <= at {
+                return false;
+            }
+            at = next;
+        }
+        true
+    }
+
+    /// The run that holds a sector.
+    fn run(&self, sector: u64) -> Option<&Run> {
+        let index = self.runs.partition_point(|run| run.start <= sector).checked_sub(1)?;
+        self.runs.get(index).filter(|run| sector < run.end())
     }
 
     /// Every part of a disk that belongs to the volume.
@@ -168,6 +198,29 @@ mod tests {
         seen.dedup();
         assert_eq!(seen.len(), 48);
         assert!(seen.iter().all(|(disk, sector)| map.pieces().any(|p| p.overlaps(&piece(*disk, *sector, 1)))));
+    }
+
+    #[test]
+    fn a_map_extends_what_it_starts_with() {
+        let linear = |sectors| Map::linear(piece(A, 100, sectors));
+        assert!(linear(50).extends(&linear(50)) && linear(60).extends(&linear(50)));
+        assert!(!linear(40).extends(&linear(50)));
+        assert!(!Map::linear(piece(B, 100, 50)).extends(&linear(50)));
+        assert!(!Map::linear(piece(A, 101, 50)).extends(&linear(50)));
+        // In two runs that adjoin, and with one more elsewhere.
+        let mut parts = linear(20);
+        parts.push(30, alloc::vec![(A, 120)], 30).unwrap();
+        assert!(parts.extends(&linear(50)) && linear(50).extends(&parts));
+        parts.push(10, alloc::vec![(B, 7)], 10).unwrap();
+        assert!(parts.extends(&linear(50)) && !linear(60).extends(&parts));
+        let striped = |sectors, chunk| {
+            let mut map = Map::default();
+            map.push(sectors, alloc::vec![(A, 100), (B, 200)], chunk).unwrap();
+            map
+        };
+        assert!(striped(64, 8).extends(&striped(48, 8)));
+        assert!(!striped(64, 4).extends(&striped(48, 8)));
+        assert!(!striped(64, 8).extends(&linear(8)));
     }
 
     #[test]

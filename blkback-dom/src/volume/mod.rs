@@ -1,8 +1,8 @@
 //! Volumes: what `target=` may name, and where its sectors are.
 //!
 //! - [`Target`]: the grammar.
-//! - [`Catalogue`]: what there is. It is made once, when the domain starts, from tables on the disks; what guests
-//!   write later is never looked at.
+//! - [`Catalogue`]: what there is. It is made from tables on the disks when the domain starts, and again when Dom0 asks;
+//!   what guests can write is not looked at then.
 //! - [`Map`]: the layout of a volume.
 //! - [`Claims`]: which vbd uses what.
 
@@ -21,6 +21,6 @@ pub use claims::{Claims, Use};
 pub use error::VolumeError;
 pub use lvm::logical_volumes;
 pub use map::{DiskRef, Map, Piece};
-pub use sectors::Sectors;
+pub use sectors::{ReadError, Sectors};
 pub use table::{TableError, partitions};
 pub use target::{BadTarget, Target, TargetKind};

@@ -1,18 +1,43 @@
-//! Reading tables off disks, when the domain starts.
+//! Reading tables off disks.
 
 use alloc::vec::Vec;
+use core::fmt;
 use core::future::Future;
 
 use super::Piece;
 use crate::disk::DiskError;
+
+/// Why sectors were not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadError {
+    /// What the disk answered.
+    Disk(DiskError),
+    /// A guest may write there, so nothing there is believed.
+    Guest,
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Disk(error) => error.fmt(f),
+            Self::Guest => f.write_str("a guest may write there, so it was not read again"),
+        }
+    }
+}
+
+impl From<DiskError> for ReadError {
+    fn from(error: DiskError) -> Self {
+        Self::Disk(error)
+    }
+}
 
 /// Reads sectors of the domain's disks.
 pub trait Sectors {
     /// Reads whole logical sectors: `piece` in full, at most 256 KiB.
     ///
     /// # Errors
-    /// What the disk answered.
-    fn read(&mut self, piece: Piece) -> impl Future<Output = Result<Vec<u8>, DiskError>>;
+    /// What the disk answered, or that it was not asked.
+    fn read(&mut self, piece: Piece) -> impl Future<Output = Result<Vec<u8>, ReadError>>;
 }
 
 /// The little-endian number at `offset`; 0 beyond the end, which no checksum lets through.

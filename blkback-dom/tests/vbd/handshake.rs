@@ -228,13 +228,12 @@ fn readers_share_and_writers_that_say_so_too() {
 fn a_disk_that_grows_is_seen_to_grow() {
     let mut rig = Rig::new();
     let whole = rig.guest_on("nvme0n1");
-    let disk = rig.ram.named()[0].disk;
     rig.ram.disk_mut(0).geometry.sectors = 8192;
     rig.ram.platters[0].seen.resize(8192 * 512, 0);
     let state_writes =
         |rig: &Rig| rig.xen.written(&format!("{}/state", rig.toolstack.backend_path(&rig.device(whole)))).len();
     let before = state_writes(&rig);
-    rig.blkback.disk_changed(disk, 8192, true);
+    rig.blkback.disk_changed(rig.ram.named()[0].clone());
     rig.wake();
     rig.until("told", |rig| rig.fronts[whole].backend_key("sectors").as_deref() == Some("8192"));
     assert_eq!(state_writes(&rig), before + 1, "the state is written again, so that the frontend's watch fires");

@@ -366,9 +366,8 @@ fn a_device_type_of_the_frontends_is_ignored_bf_54() {
 fn a_disk_that_shrinks_takes_no_request_beyond_its_end_bf_49() {
     let mut rig = Rig::new();
     let guest = rig.guest_on("nvme0n1");
-    let disk = rig.ram.named()[0].disk;
     rig.ram.disk_mut(0).geometry.sectors = 2048;
-    rig.blkback.disk_changed(disk, 2048, true);
+    rig.blkback.disk_changed(rig.ram.named()[0].clone());
     rig.wake();
     rig.until("the frontend is told", |rig| rig.fronts[guest].backend_key("sectors").as_deref() == Some("2048"));
     assert_eq!(rig.read(guest, 2048, 4096), Err(-1));

@@ -28,6 +28,7 @@ mod layouts;
 mod persistent;
 mod ram;
 mod replay;
+mod rescan;
 mod resize;
 mod resources;
 mod rig;

@@ -10,9 +10,8 @@ use crate::rig::{DISK, Guest, Rig, target_config};
 
 /// The first disk has so many sectors from now on, and the domain hears of it.
 fn resize(rig: &mut Rig, sectors: u64) {
-    let disk = rig.ram.named()[0].disk;
     rig.ram.disk_mut(0).geometry.sectors = sectors;
-    rig.blkback.disk_changed(disk, sectors, true);
+    rig.blkback.disk_changed(rig.ram.named()[0].clone());
     rig.wake();
 }
 

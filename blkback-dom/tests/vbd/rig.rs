@@ -4,15 +4,18 @@
 //! so a lost wake-up leaves a test hanging until its limit.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use blkback_dom::disk::Controller;
+use blkback_dom::errand::{Errand, WithErrand};
 use blkback_dom::vbd::{Blkback, Budget, Controllers, Options, Turn};
 use blkback_dom::volume::Catalogue;
+use blkback_dom::{rescan, scan};
 use fake_xen::{
     BlkRequest, BlkSegment, Blkfront, BlkfrontOptions, DeviceId, FakeHyp, FakeXen, Page, Toolstack, Usage, VbdConfig,
 };
-use xen_pv_rt::hyp::{Access, Clock, Instant, Xenstore};
+use xen_pv_rt::hyp::{Access, Clock, Dma, Instant, Xenstore};
 use xen_pv_rt::task::Tasks;
 
 use crate::ram::{RamDisk, disk};
@@ -52,6 +55,7 @@ pub struct Rig {
     pub instead: Option<Box<dyn Controllers>>,
     pub fronts: Vec<Blkfront>,
     pub blkback: Blkback<FakeHyp>,
+    errand: Rc<Errand>,
     tasks: Tasks,
     hyp: FakeHyp,
     wake_at: Option<Instant>,
@@ -83,6 +87,7 @@ impl Rig {
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
         let wake_at = Some(Instant::default());
+        let errand = Rc::new(Errand::new(tasks.signal()));
         Self {
             xen,
             toolstack,
@@ -90,12 +95,35 @@ impl Rig {
             instead: None,
             fronts: Vec::new(),
             blkback,
+            errand,
             tasks,
             hyp,
             wake_at,
             asleep: None,
             next_id: 1000,
         }
+    }
+
+    /// Has the domain read the tables on its disks again when Dom0 asks, which [`rescan`](Self::rescan) does.
+    pub fn follow_rescans(&mut self) {
+        let buffers = self.hyp.dma_pool(scan::BUFFERS).unwrap();
+        let lines = self.blkback.catalogue().lines();
+        let follow = rescan::follow(self.hyp.clone(), self.blkback.clone(), self.errand.clone(), buffers, lines);
+        self.tasks.spawn(follow);
+        self.wake();
+    }
+
+    /// Asks for the tables to be read again, and waits until they were.
+    pub fn rescan(&mut self) {
+        let path = self.ask_to_rescan();
+        self.until("the tables are read", |rig| rig.xen.read_store(&path).is_none());
+    }
+
+    /// Asks for it. The path is gone when it is done.
+    pub fn ask_to_rescan(&mut self) -> String {
+        let path = format!("/local/domain/{}/data/rescan", self.xen.backend());
+        self.xen.write_store(&path, "1");
+        path
     }
 
     /// Creates a domain with a vbd, without letting time pass.
@@ -175,7 +203,8 @@ impl Rig {
         }
         for _ in 0..TURNS {
             self.poll_tasks();
-            if self.blkback.poll(self.hyp.now(), &mut self.ram) == Turn::Busy {
+            let mut disks = WithErrand { controllers: &mut self.ram, errand: &self.errand };
+            if self.blkback.poll(self.hyp.now(), &mut disks) == Turn::Busy {
                 continue;
             }
             if self.blkback.arm() == Turn::Busy || self.tasks.is_dirty() || self.ram.enable_interrupts() {
@@ -191,7 +220,8 @@ impl Rig {
     fn run_awake(&mut self, disks: &mut dyn Controllers) {
         for _ in 0..TURNS {
             self.poll_tasks();
-            let turn = self.blkback.poll(self.hyp.now(), disks);
+            let mut disks = WithErrand { controllers: &mut *disks, errand: &self.errand };
+            let turn = self.blkback.poll(self.hyp.now(), &mut disks);
             if turn == Turn::Idle && self.blkback.arm() == Turn::Idle && !self.tasks.is_dirty() {
                 break;
             }

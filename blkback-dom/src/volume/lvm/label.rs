@@ -3,9 +3,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::super::sectors::{Sectors, crc32, u32_at, u64_at};
+use super::super::sectors::{ReadError, Sectors, crc32, u32_at, u64_at};
 use super::{PhysicalId, Piece};
-use crate::disk::DiskError;
 
 /// Where the checksums of LVM2 start.
 const INITIAL_CRC: u32 = 0xf597_a6cf;
@@ -33,7 +32,7 @@ pub(super) struct Physical {
 /// Why a physical volume cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadPhysical {
-    Disk(DiskError),
+    Read(ReadError),
     Label,
     NoMetadata,
 }
@@ -41,7 +40,7 @@ pub(super) enum BadPhysical {
 impl fmt::Display for BadPhysical {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Disk(error) => write!(f, "{error}"),
+            Self::Read(error) => write!(f, "{error}"),
             Self::Label => f.write_str("damaged label"),
             Self::NoMetadata => f.write_str("no intact metadata"),
         }
@@ -62,7 +61,7 @@ async fn read_bytes(sectors: &mut impl Sectors, piece: Piece, offset: u64, len: 
     while sector < until {
         let count = until.saturating_sub(sector).min(READ);
         let part = Piece { disk: piece.disk, sector: piece.sector.saturating_add(sector), sectors: count };
-        bytes.extend(sectors.read(part).await.map_err(BadPhysical::Disk)?);
+        bytes.extend(sectors.read(part).await.map_err(BadPhysical::Read)?);
         sector = sector.saturating_add(count);
     }
     let skip = usize::try_from(offset % 4096).map_err(|_| bad)?;

@@ -13,19 +13,20 @@ mod label;
 
 use alloc::vec::Vec;
 
-use super::sectors::Sectors;
+use super::sectors::{ReadError, Sectors};
 use super::{LogicalVolume, Piece};
 
 use group::Group;
-use label::Physical;
+use label::{BadPhysical, Physical};
 
 /// Finds logical volumes on `candidates`: whole disks and partitions. What is no physical volume is passed
-/// over; what is a damaged one is named in the log.
+/// over; what is a damaged one is named in the log. Also returned are those that were not read since guests may write
+/// there.
 pub async fn logical_volumes(
     sectors: &mut impl Sectors,
     candidates: &[(alloc::string::String, Piece)],
-) -> Vec<LogicalVolume> {
-    let mut physical = Vec::new();
+) -> (Vec<LogicalVolume>, Vec<Piece>) {
+    let (mut physical, mut unread) = (Vec::new(), Vec::new());
     let mut groups: Vec<Group> = Vec::new();
     for (name, piece) in candidates {
         match label::read(sectors, *piece).await {
@@ -34,13 +35,15 @@ pub async fn logical_volumes(
                 physical.push(found);
                 groups.extend(texts.iter().filter_map(|text| parse(name, text)));
             }
+            // A disk or partition of a guest: the usual case, and no physical volume.
+            Err(BadPhysical::Read(ReadError::Guest)) => unread.push(*piece),
             Err(why) => log::warn!("{name}: LVM2 physical volume cannot be used: {why}"),
         }
     }
     // Several physical volumes tell of the same group; the newest text counts.
     groups.sort_by(|a, b| (&a.id, b.seqno).cmp(&(&b.id, a.seqno)));
     groups.dedup_by(|later, first| later.id == first.id);
-    groups.iter().flat_map(|group| group.volumes(&physical)).collect()
+    (groups.iter().flat_map(|group| group.volumes(&physical)).collect(), unread)
 }
 
 fn parse(name: &str, text: &[u8]) -> Option<Group> {

@@ -17,7 +17,8 @@ use proptest::prelude::*;
 
 use super::super::sectors::{Sectors, crc32};
 use super::{config, logical_volumes};
-use crate::disk::{DiskError, DiskId};
+use crate::disk::DiskId;
+use crate::volume::ReadError;
 use crate::volume::{DiskRef, LogicalVolume, Piece};
 
 const INITIAL_CRC: u32 = 0xf597_a6cf;
@@ -31,7 +32,7 @@ const AREA_SIZE: usize = 16384;
 struct Images(Vec<Vec<u8>>);
 
 impl Sectors for Images {
-    async fn read(&mut self, piece: Piece) -> Result<Vec<u8>, DiskError> {
+    async fn read(&mut self, piece: Piece) -> Result<Vec<u8>, ReadError> {
         let start = piece.sector as usize * 512;
         Ok(self.0[usize::from(piece.disk.disk.0)][start..start + piece.sectors as usize * 512].to_vec())
     }
@@ -50,7 +51,7 @@ fn whole(disk: usize) -> Piece {
 
 fn volumes(images: &[Vec<u8>]) -> Vec<LogicalVolume> {
     let candidates: Vec<_> = (0..images.len()).map(|disk| (format!("disk{disk}"), whole(disk))).collect();
-    now(logical_volumes(&mut Images(images.to_vec()), &candidates))
+    now(logical_volumes(&mut Images(images.to_vec()), &candidates)).0
 }
 
 fn put32(image: &mut [u8], at: usize, value: u32) {

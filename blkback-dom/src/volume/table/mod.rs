@@ -1,7 +1,7 @@
 //! Partition tables.
 //!
-//! Read when the domain starts, and not again: a guest that has the whole disk may write whatever it likes
-//! there. Whatever is read is checked, and what does not pass is no partition.
+//! Read when the domain starts and when Dom0 asks, and not where a guest can write at that time. Whatever is read is
+//! checked, and what does not pass is no partition.
 
 mod gpt;
 mod mbr;
@@ -9,7 +9,7 @@ mod mbr;
 use alloc::vec::Vec;
 use core::fmt;
 
-use super::sectors::Sectors;
+use super::sectors::{ReadError, Sectors};
 use super::{NamedDisk, Partition, Piece};
 use crate::disk::{DiskError, SECTOR_BYTES};
 
@@ -18,6 +18,8 @@ use crate::disk::{DiskError, SECTOR_BYTES};
 pub enum TableError {
     /// The disk could not be read.
     Disk(DiskError),
+    /// A guest may write where the table is.
+    Guest,
     /// There is a GPT and neither of its copies is intact.
     BadGpt,
     /// Partitions overlap or leave the disk.
@@ -28,15 +30,19 @@ impl fmt::Display for TableError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Disk(error) => write!(f, "partition table cannot be read: {error}"),
+            Self::Guest => write!(f, "partition table: {}", ReadError::Guest),
             Self::BadGpt => f.write_str("neither copy of the GPT is intact"),
             Self::BadBorders => f.write_str("partitions overlap or leave the disk"),
         }
     }
 }
 
-impl From<DiskError> for TableError {
-    fn from(error: DiskError) -> Self {
-        Self::Disk(error)
+impl From<ReadError> for TableError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Disk(error) => Self::Disk(error),
+            ReadError::Guest => Self::Guest,
+        }
     }
 }
 

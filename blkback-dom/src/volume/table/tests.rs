@@ -16,14 +16,14 @@ use proptest::prelude::*;
 
 use super::super::sectors::{Sectors, crc32};
 use super::{TableError, partitions};
-use crate::disk::{Capabilities, Disk, DiskError, DiskId, DiskName, Geometry, Medium};
-use crate::volume::{DiskRef, NamedDisk, Partition, Piece};
+use crate::disk::{Capabilities, Disk, DiskId, DiskName, Geometry, Medium};
+use crate::volume::{DiskRef, NamedDisk, Partition, Piece, ReadError};
 
 /// A disk that is a slice of bytes.
 struct Image(Vec<u8>);
 
 impl Sectors for Image {
-    async fn read(&mut self, piece: Piece) -> Result<Vec<u8>, DiskError> {
+    async fn read(&mut self, piece: Piece) -> Result<Vec<u8>, ReadError> {
         let start = piece.sector as usize * 512;
         Ok(self.0[start..start + piece.sectors as usize * 512].to_vec())
     }

@@ -27,6 +27,10 @@ const ALL: &[Scenario<Storage>] = &[
     medium("a_read_only_vbd_is_not_written", targets::a_read_only_vbd_is_not_written),
     medium("attached_and_detached_ten_times_nothing_leaks", hotplug::attached_and_detached_ten_times_nothing_leaks),
     medium("what_cannot_be_served_is_refused_and_named", targets::what_cannot_be_served_is_refused_and_named),
+    medium(
+        "a_partition_that_dom0_makes_is_served_once_it_asks",
+        targets::a_partition_that_dom0_makes_is_served_once_it_asks,
+    ),
     medium("a_frontend_driver_lets_go_of_its_device", hotplug::a_frontend_driver_lets_go_of_its_device),
     medium("a_guest_sees_its_disk_grow", files::a_guest_sees_its_disk_grow),
     medium("a_guest_boots_with_its_root_on_a_vbd", files::a_guest_boots_with_its_root_on_a_vbd),

@@ -1,6 +1,6 @@
 //! What `target=` and `access=` mean, and how what cannot be served is refused.
 
-use super::bed::{NAME, Storage};
+use super::bed::{NAME, Storage, wait_for};
 use super::image::{PARTITION_MARK, SLICE_MARK};
 use crate::failure::{Result, ensure};
 use crate::guest::console_log;
@@ -12,6 +12,32 @@ pub(super) fn a_partition_and_a_slice_are_where_they_should_be(storage: &mut Sto
         ensure(found == wanted, || format!("{target} starts with {found:?}"))?;
     }
     Ok(())
+}
+
+/// One entry of an MBR: type 83, from sector 2048 on, 32768 sectors.
+const MBR_ENTRY: &str = r"\0\0\0\0\203\0\0\0\0\010\0\0\0\200\0\0";
+
+/// Dom0 partitions a disk that it has as a vbd, and has the driver domain look again.
+pub(super) fn a_partition_that_dom0_makes_is_served_once_it_asks(storage: &mut Storage) -> Result<()> {
+    let (guest, spare) = (storage.guest("g2")?, storage.spare());
+    storage.attach(0, "xvdz", "rw", spare)?;
+    storage.dom0(&format!(
+        "set -e; {}; put() {{ dd of=/dev/xvdz bs=1 seek=$1 conv=notrunc,fsync 2>/dev/null; }}\n\
+         printf '{MBR_ENTRY}' | put 446; printf '\\125\\252' | put 510; echo '{mark}' | put 1048576",
+        wait_for("xvdz"),
+        mark = PARTITION_MARK.trim(),
+    ))?;
+    storage.detach(0, "xvdz")?;
+    let data = format!("/local/domain/{}/data", storage.ensure_blkdom()?);
+    storage.dom0(&format!(
+        "xenstore-write {data}/rescan 1; for i in $(seq 100); do\n\
+         xenstore-read {data}/rescan >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
+    ))?;
+    let listed = storage.dom0(&format!("xenstore-ls {data}/volumes"))?;
+    ensure(listed.contains(&format!("partition {spare}:1 size=16777216")), || format!("what is listed: {listed}"))?;
+    let script = "head -n 1 /dev/xvdb; cat /sys/block/xvdb/size";
+    let found = storage.with_vbd(&guest, "rw", &format!("{spare}:1"), script)?;
+    ensure(found == format!("{PARTITION_MARK}32768\n"), || format!("the new partition holds {found:?}"))
 }
 
 pub(super) fn a_read_only_vbd_is_not_written(storage: &mut Storage) -> Result<()> {
