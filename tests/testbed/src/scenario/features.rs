@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use super::checks::{no_bad_frames, ping, wire_address, xl_quietly};
+use super::checks::{eventually, no_bad_frames, ping, wire_address, xl_quietly};
+use super::policy::guest_with;
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, GuestConfig, mac};
+use crate::suite::TestBed as _;
 use crate::wire::pattern;
 
 /// Bytes of each download.
@@ -114,6 +116,43 @@ pub(super) fn an_mtu_holds_and_jumbo_frames_stay_whole(bed: &mut Bed) -> Result<
         xl_quietly(bed, &format!("network-detach {} 1", guest.name))?;
     }
     Ok(())
+}
+
+pub(super) fn jumbo_frames_reach_the_wire_and_come_back(bed: &mut Bed) -> Result<()> {
+    bed.reset()?;
+    bed.create_netdom("'extra=\"mtu=9000\"'")?;
+    bed.wire.set_mtu(9000);
+    let outcome = jumbo(bed);
+    bed.wire.set_mtu(1500);
+    bed.reset()?;
+    outcome
+}
+
+fn jumbo(bed: &mut Bed) -> Result<()> {
+    let (wire, before) = (wire_address(bed), bed.wire.counters());
+    let guest = guest_with(bed, 37, ",mtu=9000")?;
+    guest.address("eth0", ADDRESS_LIMIT)?;
+    guest.check("ip link set eth0 mtu 9000", DRIVER_LIMIT)?;
+    // The largest packet and those around it, and around what a buffer of the card or a page holds.
+    for size in [1472, 1500, 2000, 2048, 4054, 4055, 4096, 8150, 8971, 8972] {
+        guest
+            .check(&format!("ping -c 2 -W 5 -s {size} {wire}"), DRIVER_LIMIT)
+            .doing(format!("a ping of {size} bytes"))?;
+    }
+    let pinged = bed.wire.counters().since(&before);
+    ensure(pinged.jumbo_in == 18, || format!("{} of 18 long pings came as one frame", pinged.jumbo_in))?;
+    let (bytes, hash) = (4_000_000_u64, pattern::sha256(4_000_000));
+    let fetch = format!("wget -q -O - http://{wire}/bytes/{bytes} | sha256sum");
+    let sum = guest.check(&fetch, DRIVER_LIMIT).doing("TCP from the wire")?;
+    ensure(sum.starts_with(&hash), || format!("want {hash}, got {sum}"))?;
+    let script = format!("bash -c 'dd if=/dev/zero bs=64000 count=60 >/dev/tcp/{wire}/9'");
+    guest.check(&script, DRIVER_LIMIT).doing("TCP to the wire")?;
+    eventually(DRIVER_LIMIT, || bed.wire.counters().since(&before).tcp_sink_bytes >= 60 * 64000);
+    let seen = bed.wire.counters().since(&before);
+    ensure(seen.tcp_sink_bytes == 60 * 64000, || format!("the wire's sink took {} bytes", seen.tcp_sink_bytes))?;
+    ensure(seen.jumbo_in > 300, || format!("{} long frames for {} bytes", seen.jumbo_in, seen.tcp_sink_bytes))?;
+    guest.destroy()?;
+    no_bad_frames(&seen)
 }
 
 pub(super) fn a_guest_may_look_at_packets_with_xdp(bed: &mut Bed) -> Result<()> {

@@ -121,6 +121,7 @@ pub const ALL: &[NetworkScenario] = &[
     runtime("a_stack_that_runs_out_ends_the_domain", runtime::a_stack_that_runs_out_ends_the_domain),
     for_each_kind(ours("guests_use_the_addresses_they_were_given", policy::guests_use_the_addresses_they_were_given)),
     ours("guests_stay_in_their_vlans", policy::guests_stay_in_their_vlans),
+    ours("jumbo_frames_reach_the_wire_and_come_back", features::jumbo_frames_reach_the_wire_and_come_back),
     long("isolated_guests_reach_the_wire_only", policy::isolated_guests_reach_the_wire_only),
     long("multicast_control_is_switched_while_connected", limits::multicast_control_is_switched_while_connected),
     long("a_rate_holds_and_changes_while_the_guest_runs", limits::a_rate_holds_and_changes_while_the_guest_runs),

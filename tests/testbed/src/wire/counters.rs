@@ -45,6 +45,8 @@ counters! {
     broadcasts_in,
     /// Those of them that had a VLAN tag.
     tagged_in,
+    /// Those of them that an MTU of 1500 does not allow.
+    jumbo_in,
     /// Frames sent to the NIC.
     frames_out,
     /// Their bytes, without FCS.

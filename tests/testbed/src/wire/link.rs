@@ -20,6 +20,8 @@ const LENGTH_BYTES: usize = 4;
 /// Bytes of both Ethernet addresses; a tag comes behind them.
 const ADDRESSES: usize = 12;
 const TAG_BYTES: usize = 4;
+/// Bytes of the longest frame with an MTU of 1500, its tag included.
+const STANDARD_BYTES: usize = 1518;
 const INCOMING_BYTES: usize = 1 << 20;
 /// TCP stops sending when this much waits for the NIC.
 const BACKLOG_FULL: usize = 1 << 20;
@@ -73,6 +75,11 @@ impl Link {
         &self.stream
     }
 
+    /// From now on the IP MTU is `mtu` bytes. Returns whether it was not before.
+    pub fn set_mtu(&mut self, mtu: usize) -> bool {
+        std::mem::replace(&mut self.mtu, mtu) != mtu
+    }
+
     /// Whether something waits to be sent.
     #[must_use]
     pub fn has_backlog(&self) -> bool {
@@ -117,6 +124,7 @@ impl Link {
         }
         Counters::add(&counters.bytes_in, frame.len());
         Counters::add(&counters.frames_in, 1);
+        Counters::add(&counters.jumbo_in, usize::from(frame.len() > STANDARD_BYTES));
         if frame.starts_with(&[0xff; 6]) {
             Counters::add(&counters.broadcasts_in, 1);
         }

@@ -17,7 +17,7 @@ pub mod verify;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -47,7 +47,7 @@ pub struct WireConfig {
     pub mac: EthernetAddress,
     /// Its IPv4 address; DHCP serves the /24 around it.
     pub address: Ipv4Address,
-    /// IP MTU in bytes; frames above it are a fault.
+    /// IP MTU in bytes at first; frames above it are a fault.
     pub mtu: usize,
 }
 
@@ -86,6 +86,7 @@ pub struct Wire {
 struct Shared {
     counters: Arc<Counters>,
     vlan: Arc<AtomicU16>,
+    mtu: AtomicUsize,
     stop: AtomicBool,
     leases: Mutex<Vec<Lease>>,
     bursts: Mutex<Vec<Burst>>,
@@ -104,7 +105,7 @@ impl Wire {
         listener.set_nonblocking(true)?;
         let (wake, woken) = UnixStream::pair()?;
         woken.set_nonblocking(true)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { mtu: config.mtu.into(), ..Shared::default() });
         let capture = config.capture.as_deref().map(Capture::create).transpose()?;
         let mut host = Host::new(config.clone(), Arc::clone(&shared), capture);
         let thread = thread::Builder::new().name("wire".into()).spawn(move || host.run(&listener, &woken))?;
@@ -149,6 +150,12 @@ impl Wire {
     /// From now on, the wire's host is in a VLAN: it sends with its tag and hears nothing without; 0: in none.
     pub fn speak_vlan(&self, vlan: u16) {
         self.shared.vlan.store(vlan, Ordering::Release);
+    }
+
+    /// From now on, the wire's IP MTU is `mtu` bytes.
+    pub fn set_mtu(&self, mtu: usize) {
+        self.shared.mtu.store(mtu, Ordering::Release);
+        self.wake();
     }
 
     /// An endpoint on the wire itself.
@@ -210,6 +217,10 @@ impl Host {
         let mut interface = self.interface(link);
         while !self.shared.stop.load(Ordering::Acquire) {
             self.take_orders(link);
+            if link.set_mtu(self.shared.mtu.load(Ordering::Acquire)) {
+                // The stack asks a device for its MTU once.
+                interface = self.interface(link);
+            }
             self.handle_frames(link, &mut interface);
             let now_us = self.now_us();
             self.services.serve(&self.shared.counters, now_us);
