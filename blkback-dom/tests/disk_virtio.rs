@@ -266,12 +266,14 @@ fn errors_are_told_apart_and_a_failed_flush_is_one() {
 fn discard_and_write_zeroes_reach_exactly_their_sectors() {
     let mut bench = Bench::start(|_| {});
     let spans = bench.pages.whole(16384);
-    for operation in [Op::Discard { sectors: 16 }, Op::WriteZeroes { sectors: 16 }] {
+    for operation in [Op::Discard { sectors: 16 }, Op::WriteZeroes { sectors: 16 }, Op::SecureErase { sectors: 16 }] {
         scatter(&bench.memory, &spans, &[7; 16384]);
         bench.execute(Op::Write, 0, &spans).unwrap();
         bench.execute(operation, 8, &[]).unwrap();
         let zeros: Vec<u64> = (0..32).filter(|sector| bench.model.borrow().sector(*sector)[0] == 0).collect();
         assert_eq!(zeros, (8..24).collect::<Vec<_>>(), "{operation:?}");
+        let secure = matches!(operation, Op::SecureErase { .. });
+        assert_eq!(bench.model.borrow().erased, secure, "a discard is no erasure, and the other way round");
     }
 }
 

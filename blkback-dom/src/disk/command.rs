@@ -36,6 +36,11 @@ pub enum Op {
         /// How many 512-byte sectors.
         sectors: u64,
     },
+    /// As [`Discard`](Self::Discard), but what was there can never be read again, by whatever means.
+    SecureErase {
+        /// How many 512-byte sectors.
+        sectors: u64,
+    },
     /// That many sectors read as zeros afterwards.
     WriteZeroes {
         /// How many 512-byte sectors.
@@ -46,7 +51,7 @@ pub enum Op {
 impl Op {
     /// Whether it changes the disk's contents.
     pub const fn is_change(self) -> bool {
-        matches!(self, Self::Write | Self::WriteFua | Self::Discard { .. } | Self::WriteZeroes { .. })
+        !matches!(self, Self::Read | Self::Flush)
     }
     /// Whether it moves data through spans.
     pub const fn has_data(self) -> bool {
@@ -81,7 +86,9 @@ impl Command<'_> {
         const SECTOR_SHIFT: u32 = SECTOR_BYTES.ilog2();
         match self.op {
             Op::Read | Op::Write | Op::WriteFua => (self.sector, self.data_bytes() >> SECTOR_SHIFT),
-            Op::Discard { sectors } | Op::WriteZeroes { sectors } => (self.sector, sectors),
+            Op::Discard { sectors } | Op::SecureErase { sectors } | Op::WriteZeroes { sectors } => {
+                (self.sector, sectors)
+            }
             Op::Flush => (self.sector, 0),
         }
     }

@@ -73,6 +73,8 @@ pub struct Capabilities {
     pub discard_alignment: u32,
     /// Most sectors of [`Op::Discard`].
     pub max_discard_sectors: u64,
+    /// Most sectors of [`Op::SecureErase`]; 0 if it is not offered.
+    pub max_secure_erase_sectors: u64,
     /// Most sectors of [`Op::WriteZeroes`]; 0 if it is not offered.
     pub max_write_zeroes_sectors: u64,
     /// Commands that it takes at a time from all lanes together; 0 if lanes have queues of their own.
@@ -133,17 +135,12 @@ impl Disk {
         let offered = match op {
             Op::Read | Op::Write | Op::Flush => true,
             Op::WriteFua => caps.fua,
-            Op::Discard { sectors } => {
-                if caps.discard_granularity > 0 && sectors > caps.max_discard_sectors {
-                    return Err(SubmitError::OutOfRange);
-                }
-                caps.discard_granularity > 0
+            Op::Discard { sectors } => within(sectors, caps.max_discard_sectors, caps.discard_granularity > 0)?,
+            Op::SecureErase { sectors } => {
+                within(sectors, caps.max_secure_erase_sectors, caps.max_secure_erase_sectors > 0)?
             }
             Op::WriteZeroes { sectors } => {
-                if caps.max_write_zeroes_sectors > 0 && sectors > caps.max_write_zeroes_sectors {
-                    return Err(SubmitError::OutOfRange);
-                }
-                caps.max_write_zeroes_sectors > 0
+                within(sectors, caps.max_write_zeroes_sectors, caps.max_write_zeroes_sectors > 0)?
             }
         };
         if offered { Ok(()) } else { Err(SubmitError::Unsupported) }
@@ -164,6 +161,11 @@ impl Disk {
             && command.data_bytes() <= u64::from(self.geometry.max_transfer_bytes);
         if !spans.is_empty() && fits && spans.iter().all(each) { Ok(()) } else { Err(SubmitError::BadSpans) }
     }
+}
+
+/// Whether an operation on a range is offered; an error if it is, but not for so many sectors.
+const fn within(sectors: u64, most: u64, offered: bool) -> Result<bool, SubmitError> {
+    if offered && sectors > most { Err(SubmitError::OutOfRange) } else { Ok(offered) }
 }
 
 /// Keeps the printable ASCII of what a device calls itself, without the padding at its ends.

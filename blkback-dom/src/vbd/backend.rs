@@ -183,7 +183,7 @@ fn limits(keys: &BackendKeys, volume: &Volume) -> Limits {
         flush: true,
         barrier: true,
         discard: offered_discard(keys, volume).is_some(),
-        secure_discard: false,
+        secure_discard: offered_discard(keys, volume).is_some() && volume.secure_erase,
         indirect_segments: MAX_INDIRECT_SEGMENTS,
     }
 }

@@ -9,7 +9,7 @@ use super::device::Vbd;
 use super::in_place::InPlace;
 use super::plane::Controllers;
 use super::work::{Kind, PART_PAGES, Part, Stage, Work};
-use crate::disk::{Geometry, SECTOR_BYTES};
+use crate::disk::{Capabilities, Geometry, SECTOR_BYTES};
 use crate::volume::{DiskRef, Piece};
 
 /// Sectors in a page.
@@ -35,11 +35,13 @@ enum Built {
 struct Reach {
     geometry: Geometry,
     max_discard_sectors: u64,
+    max_secure_erase_sectors: u64,
 }
 
 fn reach(controllers: &mut dyn Controllers, disk: DiskRef) -> Option<Reach> {
     let found = controllers.get(disk.controller)?.disks().get(usize::from(disk.disk.0))?;
-    Some(Reach { geometry: found.geometry, max_discard_sectors: found.capabilities.max_discard_sectors })
+    let Capabilities { max_discard_sectors, max_secure_erase_sectors, .. } = found.capabilities;
+    Some(Reach { geometry: found.geometry, max_discard_sectors, max_secure_erase_sectors })
 }
 
 impl<H: Hypervisor> Vbd<H> {
@@ -84,7 +86,7 @@ impl<H: Hypervisor> Vbd<H> {
         if (work.barrier && !alone) || self.free_parts.is_empty() || self.waits_for_passed(work, place) {
             return Built::Blocked;
         }
-        if work.kind == Kind::Discard && usize::from(work.parts) >= self.part_count.div_ceil(DISCARD_SHARE) {
+        if work.kind.is_discard() && usize::from(work.parts) >= self.part_count.div_ceil(DISCARD_SHARE) {
             return Built::Passed;
         }
         match work.stage {
@@ -108,8 +110,10 @@ impl<H: Hypervisor> Vbd<H> {
         let kind = work.kind;
         let Some(mut piece) = self.map.piece(work.sector, work.left) else { return self.fail(index, Cause::Range) };
         let Some(reach) = reach(controllers, piece.disk) else { return self.fail(index, Cause::DiskGone) };
-        if kind == Kind::Discard {
-            piece.sectors = piece.sectors.min(reach.max_discard_sectors);
+        if kind.is_discard() {
+            let secure = kind == Kind::SecureErase;
+            let most = if secure { reach.max_secure_erase_sectors } else { reach.max_discard_sectors };
+            piece.sectors = piece.sectors.min(most);
             if piece.sectors == 0 {
                 return self.fail(index, Cause::Op);
             }

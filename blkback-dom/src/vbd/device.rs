@@ -303,7 +303,7 @@ impl<H: Hypervisor> Vbd<H> {
         let (count, sectors) = match work.kind {
             Kind::Read => (&mut counters.reads, Some(&mut counters.sectors_read)),
             Kind::Write => (&mut counters.writes, Some(&mut counters.sectors_written)),
-            Kind::Discard => (&mut counters.discards, None),
+            Kind::Discard | Kind::SecureErase => (&mut counters.discards, None),
             Kind::Flush => (&mut counters.flushes, None),
         };
         *count = count.wrapping_add(1);

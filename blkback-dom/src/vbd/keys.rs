@@ -99,7 +99,7 @@ pub(super) fn offer(keys: &BackendKeys, volume: &Volume, persistent: bool) -> Ke
             ("feature-discard", "1".to_string()),
             ("discard-granularity", bytes(granularity)),
             ("discard-alignment", bytes(alignment)),
-            ("discard-secure", "0".to_string()),
+            ("discard-secure", u8::from(volume.secure_erase).to_string()),
         ]),
         None => offer.push(("feature-discard", "0".to_string())),
     }

@@ -416,6 +416,7 @@ fn submit_part(part: &Part, tag: u32, controllers: &mut dyn Controllers) -> Resu
         Kind::Read => Op::Read,
         Kind::Write => Op::Write,
         Kind::Discard => Op::Discard { sectors: part.sectors },
+        Kind::SecureErase => Op::SecureErase { sectors: part.sectors },
         Kind::Flush => Op::Flush,
     };
     let command = Command { tag: Tag(tag.into()), op, sector: part.sector, spans: &spans, lane: part.vbd };

@@ -83,7 +83,16 @@ pub(super) enum Kind {
     Read,
     Write,
     Discard,
+    /// A discard after which nothing can be read again.
+    SecureErase,
     Flush,
+}
+
+impl Kind {
+    /// Whether it is about a range without data.
+    pub(super) const fn is_discard(self) -> bool {
+        matches!(self, Self::Discard | Self::SecureErase)
+    }
 }
 
 /// A request under way.
@@ -150,8 +159,8 @@ impl Work {
                 work.list = Some(indirect.gref());
             }
             Command::Flush => {}
-            Command::Discard(Discard { sector, sectors, secure: _ }) => {
-                work.kind = Kind::Discard;
+            Command::Discard(Discard { sector, sectors, secure }) => {
+                work.kind = if secure { Kind::SecureErase } else { Kind::Discard };
                 work.stage = Stage::Data;
                 (work.sector, work.left, work.sectors) = (sector, sectors, sectors);
             }
@@ -208,7 +217,7 @@ impl Work {
 
     /// Counts `sectors` sectors as handed out.
     pub(super) fn advance(&mut self, sectors: u64) {
-        if self.kind != Kind::Discard {
+        if !self.kind.is_discard() {
             let bytes = u32::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES);
             self.at = self.at.advance(&self.segments, bytes);
         }
@@ -266,7 +275,7 @@ impl Part {
     pub(super) fn data_bytes(&self) -> u32 {
         match self.kind {
             Kind::Read | Kind::Write => u32::try_from(self.sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES),
-            Kind::Discard | Kind::Flush => 0,
+            Kind::Discard | Kind::SecureErase | Kind::Flush => 0,
         }
     }
 

@@ -70,6 +70,8 @@ pub struct Volume {
     pub cdrom: bool,
     /// Unit of discard and its first multiple, in 512-byte sectors, if all of its disks offer it.
     pub discard: Option<(u32, u32)>,
+    /// Whether all of its disks can erase what is discarded.
+    pub secure_erase: bool,
 }
 
 impl Catalogue {
@@ -150,6 +152,7 @@ impl Catalogue {
             read_only: false,
             cdrom: false,
             discard: Some((0, 0)),
+            secure_erase: true,
         };
         for disk in volume.map.disks() {
             let found = self.disks.iter().find(|named| named.disk == disk);
@@ -203,6 +206,7 @@ impl Volume {
         self.physical_bytes = self.physical_bytes.max(geometry.physical_bytes);
         self.read_only |= capabilities.read_only;
         self.cdrom |= about.medium == Medium::CdRom;
+        self.secure_erase &= capabilities.max_secure_erase_sectors > 0;
         self.discard = match (self.discard, capabilities.discard_granularity) {
             (Some((unit, first)), more) if more > 0 => {
                 Some((unit.max(more), first.max(capabilities.discard_alignment)))

@@ -100,6 +100,7 @@ mod tests {
                 discard_granularity: 0,
                 discard_alignment: 0,
                 max_discard_sectors: 0,
+                max_secure_erase_sectors: 0,
                 max_write_zeroes_sectors: 0,
                 shared_slots: 0,
                 read_only: true,

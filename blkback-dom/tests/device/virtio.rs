@@ -20,6 +20,7 @@ pub mod feature {
     pub const MQ: u64 = 1 << 12;
     pub const DISCARD: u64 = 1 << 13;
     pub const WRITE_ZEROES: u64 = 1 << 14;
+    pub const SECURE_ERASE: u64 = 1 << 16;
     pub const INDIRECT: u64 = 1 << 28;
     pub const EVENT_IDX: u64 = 1 << 29;
     pub const VERSION_1: u64 = 1 << 32;
@@ -31,6 +32,7 @@ pub const ALL: u64 = feature::SEG_MAX
     | feature::MQ
     | feature::DISCARD
     | feature::WRITE_ZEROES
+    | feature::SECURE_ERASE
     | feature::INDIRECT
     | feature::EVENT_IDX
     | feature::VERSION_1;
@@ -81,6 +83,8 @@ pub struct Model {
     pub num_queues: u16,
     pub queue_size: u32,
     pub sectors: BTreeMap<u64, Vec<u8>>,
+    /// Something was erased so that it can never be read again.
+    pub erased: bool,
     pub stable: BTreeMap<u64, Vec<u8>>,
     pub judge: Option<Judge>,
     pub held: VecDeque<Taken>,
@@ -106,6 +110,7 @@ impl Model {
             num_queues: 2,
             queue_size: 256,
             sectors: BTreeMap::new(),
+            erased: false,
             stable: BTreeMap::new(),
             judge: None,
             held: VecDeque::new(),
@@ -134,7 +139,7 @@ impl Model {
     }
 
     fn config(&self) -> Vec<u8> {
-        let mut bytes = vec![0; 60];
+        let mut bytes = vec![0; 72];
         bytes[0..8].copy_from_slice(&self.capacity.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.segments.to_le_bytes());
         bytes[20..24].copy_from_slice(&self.block_bytes.to_le_bytes());
@@ -142,6 +147,7 @@ impl Model {
         bytes[36..40].copy_from_slice(&(1_u32 << 22).to_le_bytes());
         bytes[44..48].copy_from_slice(&8_u32.to_le_bytes());
         bytes[48..52].copy_from_slice(&(1_u32 << 22).to_le_bytes());
+        bytes[60..64].copy_from_slice(&(1_u32 << 22).to_le_bytes());
         bytes
     }
 
@@ -305,7 +311,8 @@ impl Model {
                 self.stable = self.sectors.clone();
                 0
             }
-            11 | 13 => {
+            11 | 13 | 14 => {
+                self.erased |= taken.kind == 14;
                 let [(address, 16)] = taken.data[..] else { panic!("one range") };
                 let bytes: [u8; 16] = self.read(address);
                 let first = u64::from_le_bytes(bytes[..8].try_into().unwrap());

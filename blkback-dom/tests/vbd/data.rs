@@ -187,6 +187,30 @@ fn a_discard_reaches_the_disk_in_pieces_it_takes_bf_19() {
 }
 
 #[test]
+fn a_secure_discard_erases_and_is_offered_only_if_every_disk_can_bf_19() {
+    let mut rig = Rig::new();
+    rig.ram.disk_mut(0).capabilities.max_secure_erase_sectors = 16;
+    rig.blkback.disk_changed(rig.ram.named()[0].clone());
+    let guest = rig.guest_on("nvme0n1");
+    assert_eq!(rig.fronts[guest].backend_key("discard-secure").as_deref(), Some("1"));
+    let request = BlkRequest::secure_discard(rig.id(), 8, 40);
+    assert_eq!(rig.ask(guest, &[request]), [0]);
+    let asked: Vec<_> = rig.ram.trace.iter().map(|asked| (asked.op, asked.sector)).collect();
+    let erase = |sectors| Op::SecureErase { sectors };
+    assert_eq!(asked, [(erase(16), 8), (erase(16), 24), (erase(8), 40)]);
+    assert!(rig.ram.bytes(0, 8, 40).iter().all(|byte| *byte == 0xee));
+    assert_eq!(rig.ram.bytes(0, 48, 1), [0; 512]);
+    // A plain one is what it was, and another disk cannot.
+    let request = BlkRequest::discard(rig.id(), 64, 64);
+    assert_eq!(rig.ask(guest, &[request]), [0]);
+    assert_eq!(rig.ram.trace.last().map(|asked| asked.op), Some(Op::Discard { sectors: 64 }));
+    let without = rig.guest_on("nvme0n2");
+    assert_eq!(rig.fronts[without].backend_key("discard-secure").as_deref(), Some("0"));
+    let request = BlkRequest::secure_discard(rig.id(), 0, 8);
+    assert_eq!(rig.ask(without, &[request]), [-2]);
+}
+
+#[test]
 fn a_tiny_budget_serves_the_largest_request_bf_43() {
     let mut rig = Rig::with(Budget { requests: 2, parts: 1, pages: 12, persistent: 0 }, |_| {});
     let guest = rig.guest_on("nvme0n1");

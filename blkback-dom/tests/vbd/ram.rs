@@ -94,6 +94,7 @@ pub fn disk(number: u32, sectors: u64, logical_bytes: u32) -> Disk {
             discard_granularity: 8,
             discard_alignment: 0,
             max_discard_sectors: 64,
+            max_secure_erase_sectors: 0,
             max_write_zeroes_sectors: 0,
             shared_slots: 0,
             read_only: false,
@@ -191,6 +192,7 @@ impl RamDisk {
             Op::Discard { sectors } | Op::WriteZeroes { sectors } => {
                 seen[at..at + sectors as usize * SECTOR].fill(0xdd)
             }
+            Op::SecureErase { sectors } => seen[at..at + sectors as usize * SECTOR].fill(0xee),
             Op::Read => {
                 for (maddr, len) in &pending.spans {
                     self.memory.write(*maddr, &seen[at..at + *len as usize]).expect("DMA into memory that is gone");

@@ -75,7 +75,9 @@ pub(super) fn operation(op: Op, mode: Mode, lba: u64, blocks: u32) -> Fis {
         (Op::Write, Mode::Alone) => register(ata::WRITE_DMA_EXT, 0, LBA, lba, count),
         (Op::WriteFua, Mode::Alone) => register(ata::WRITE_DMA_FUA_EXT, 0, LBA, lba, count),
         (Op::Discard { .. }, _) => register(ata::DATA_SET_MANAGEMENT, TRIM.into(), LBA, 0, 1),
-        (Op::Flush | Op::WriteZeroes { .. }, _) => register(ata::FLUSH_CACHE_EXT, 0, LBA, 0, 0),
+        (Op::Flush | Op::WriteZeroes { .. } | Op::SecureErase { .. }, _) => {
+            register(ata::FLUSH_CACHE_EXT, 0, LBA, 0, 0)
+        }
     }
 }
 

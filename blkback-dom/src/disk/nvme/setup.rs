@@ -317,6 +317,8 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
                 discard_alignment: 0,
                 max_discard_sectors: super::io::max_discard(per_block),
                 shared_slots: 0,
+                // Erasing is for whole namespaces (Format NVM, Sanitize), not for ranges.
+                max_secure_erase_sectors: 0,
                 max_write_zeroes_sectors: if offered(info.map(|info| info.write_zeroes)) {
                     u64::from(per_block).saturating_mul(super::io::MAX_BLOCKS)
                 } else {

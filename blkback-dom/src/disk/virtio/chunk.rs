@@ -5,7 +5,7 @@
 //! |---|---|
 //! | 0, 1 | header: type, reserved; sector |
 //! | 2 | status, one byte |
-//! | 4, 5 | range to discard or zero: sector; number of sectors, flags |
+//! | 4, 5 | range to discard or zero: sector; number of sectors, flags (none) |
 //! | 6 and up | descriptors |
 
 use virtio_pci::{Buffer, Writer};
@@ -32,6 +32,7 @@ mod kind {
     pub(super) const FLUSH: u32 = 4;
     pub(super) const DISCARD: u32 = 11;
     pub(super) const WRITE_ZEROES: u32 = 13;
+    pub(super) const SECURE_ERASE: u32 = 14;
 }
 
 /// A status that no device writes.
@@ -65,6 +66,7 @@ pub(super) fn fill(
         Op::Write | Op::WriteFua => (kind::OUT, None),
         Op::Flush => (kind::FLUSH, None),
         Op::Discard { sectors } => (kind::DISCARD, Some(sectors)),
+        Op::SecureErase { sectors } => (kind::SECURE_ERASE, Some(sectors)),
         Op::WriteZeroes { sectors } => (kind::WRITE_ZEROES, Some(sectors)),
     };
     let in_header = if op.has_data() { sector } else { 0 };

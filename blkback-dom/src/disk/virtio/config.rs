@@ -27,6 +27,8 @@ bitflags::bitflags! {
         const DISCARD = 1 << 13;
         /// Writing zeros is offered.
         const WRITE_ZEROES = 1 << 14;
+        /// Erasing so that nothing can be read again is offered.
+        const SECURE_ERASE = 1 << 16;
         /// Tables of descriptors outside of the queue.
         const INDIRECT_DESC = 1 << 28;
         /// Notifications and interrupts by index.
@@ -48,6 +50,7 @@ mod at {
     pub(super) const MAX_DISCARD: usize = 36;
     pub(super) const DISCARD_ALIGNMENT: usize = 44;
     pub(super) const MAX_WRITE_ZEROES: usize = 48;
+    pub(super) const MAX_SECURE_ERASE: usize = 60;
 }
 
 /// What configuration space says.
@@ -65,6 +68,7 @@ pub(super) struct Config {
     max_discard: u32,
     discard_sectors: u32,
     max_write_zeroes: u32,
+    max_secure_erase: u32,
 }
 
 /// Reads a field that is there if `feature` was agreed on.
@@ -126,6 +130,7 @@ impl Config {
             max_discard,
             discard_sectors: unit.clamp(block_bytes >> 9, 1 << 20),
             max_write_zeroes: zeroes,
+            max_secure_erase: field(transport, has(Features::SECURE_ERASE), at::MAX_SECURE_ERASE)?.unwrap_or(0),
         })
     }
 
@@ -169,6 +174,7 @@ impl Config {
                 discard_granularity: if self.max_discard > 0 { self.discard_sectors } else { 0 },
                 discard_alignment: 0,
                 max_discard_sectors: self.max_discard.into(),
+                max_secure_erase_sectors: self.max_secure_erase.into(),
                 max_write_zeroes_sectors: self.max_write_zeroes.into(),
                 shared_slots: 0,
                 read_only: features.contains(Features::RO),

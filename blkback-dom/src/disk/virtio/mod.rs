@@ -8,7 +8,7 @@
 //! A device that exceeds a deadline or writes back nonsense is reset; what was in flight is given to it again,
 //! or answered with an error if it exceeded its time.
 //!
-//! Virtio 1.2, section 5.2. Not here: legacy devices, zoned devices, lifetime and secure erase.
+//! Virtio 1.2, section 5.2. Not here: legacy devices, zoned devices and lifetime.
 
 mod chunk;
 mod config;

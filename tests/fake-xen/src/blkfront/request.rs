@@ -29,7 +29,16 @@ impl BlkRequest {
 
     /// A discard.
     pub fn discard(id: u64, sector: u64, sectors: u64) -> Self {
-        let mut request = Self::new(5, 0, id, sector);
+        Self::discard_with(0, id, sector, sectors)
+    }
+
+    /// A discard after which nothing can be read again (`BLKIF_DISCARD_SECURE`).
+    pub fn secure_discard(id: u64, sector: u64, sectors: u64) -> Self {
+        Self::discard_with(1, id, sector, sectors)
+    }
+
+    fn discard_with(flags: u16, id: u64, sector: u64, sectors: u64) -> Self {
+        let mut request = Self::new(5, flags, id, sector);
         (request.0[6], request.0[7]) = (sectors as u32, (sectors >> 32) as u32);
         request
     }
