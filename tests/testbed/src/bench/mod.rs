@@ -8,6 +8,7 @@ pub mod disk_profile;
 pub mod disks;
 pub mod domains;
 pub mod metrics;
+pub mod net_profile;
 pub mod network;
 pub mod profile;
 pub mod ramdisk;
@@ -131,7 +132,7 @@ pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
 /// The machine did not come up, a tool failed, or the report cannot be written.
 pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
     let bed = config.network_bed(nic, &[Contender::Bulkhead])?;
-    let report = profile::run(&bed, &config.images.join("netback-dom"), &config.only)?;
+    let report = net_profile::run(&bed, &config.images.join("netback-dom"), &config.only)?;
     let _ = bed.machine.collect_logs();
     let text = format!("# Profile: {nic} on Xen {}\n\nMade by `make profile NIC={nic}`.\n\n{report}", config.xen);
     config.write(&format!("profile-{nic}-{}.md", config.xen), &text)
