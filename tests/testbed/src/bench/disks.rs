@@ -79,6 +79,15 @@ impl Corner for DiskPlace {
     }
 }
 
+impl DiskBedConfig {
+    /// Everyone who is compared, in the order in which they are set up.
+    #[must_use]
+    pub fn contenders(&self) -> Vec<Contender> {
+        let variant = self.variant.as_ref().map(|_| Contender::Variant);
+        [Contender::Bulkhead, Contender::Linux, Contender::Bare].into_iter().chain(variant).collect()
+    }
+}
+
 impl DiskBed {
     /// Boots the machine and everyone on it.
     ///
@@ -86,10 +95,8 @@ impl DiskBed {
     /// Someone did not come up.
     pub fn set_up(config: &DiskBedConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
-        let mut contenders = vec![Contender::Bulkhead, Contender::Linux, Contender::Bare];
-        contenders.extend(config.variant.as_ref().map(|_| Contender::Variant));
         let mut disks = Vec::new();
-        for contender in &contenders {
+        for contender in config.contenders() {
             let file = config.logs.join(format!("{}.img", contender.name()));
             File::create(&file).and_then(|file| file.set_len(DISK_BYTES)).doing("creating a disk image")?;
             disks.push(Disk::new(config.model, file));
@@ -109,7 +116,7 @@ impl DiskBed {
             xen_options: String::new(),
         })?;
         let mut bed = Self { machine, places: Vec::new() };
-        for (contender, slot) in contenders.into_iter().zip(FIRST_DISK_SLOT..) {
+        for (contender, slot) in config.contenders().into_iter().zip(FIRST_DISK_SLOT..) {
             let options = config.variant.as_deref().unwrap_or_default();
             let place = place(&bed.machine.dom0, contender, config.model, &format!("00:{slot:02x}.0"), options);
             bed.places.push(place.doing(format!("setting up {}", contender.name()))?);
@@ -199,4 +206,23 @@ fn files(config: &DiskBedConfig, ramdisk: &Path, stock: &Path) -> Vec<Dom0File> 
         copy("/root/xl/linux-driver-domain.cfg", Path::new("images/xl/linux-driver-domain.cfg")),
         super::domains::guest_config(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variant_is_one_more_contender() {
+        let config = |variant: Option<&str>| DiskBedConfig {
+            xen: "4.20".into(),
+            model: DiskModel::Nvme,
+            image: PathBuf::new(),
+            variant: variant.map(Into::into),
+            load: PathBuf::new(),
+            logs: PathBuf::new(),
+        };
+        assert_eq!(config(None).contenders().len(), 3);
+        assert_eq!(config(Some("log=warn")).contenders().last(), Some(&Contender::Variant));
+    }
 }

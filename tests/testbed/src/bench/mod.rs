@@ -99,18 +99,18 @@ impl BenchConfig {
 
     fn disk_bed(&self, model: DiskModel) -> Result<disks::DiskBed> {
         let name = disk_name(model);
-        self.announce(name, 3);
-        let started = Instant::now();
         let logs = self.logs(name);
-        let bed = disks::DiskBed::set_up(&disks::DiskBedConfig {
+        let config = disks::DiskBedConfig {
             xen: self.xen.clone(),
             model,
             image: self.images.join("blkback-dom"),
             variant: self.variant.clone(),
             load: self.load.clone(),
             logs: logs.clone(),
-        });
-        let bed = bed.inspect_err(|_| evidence::print_ends(&logs))?;
+        };
+        self.announce(name, config.contenders().len());
+        let started = Instant::now();
+        let bed = disks::DiskBed::set_up(&config).inspect_err(|_| evidence::print_ends(&logs))?;
         println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
         Ok(bed)
     }
