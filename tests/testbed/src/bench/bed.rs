@@ -9,6 +9,7 @@ use super::corner::{Corner, Moved};
 use super::domains::{DriverDomain, create_bare, create_guest, guest_config};
 use super::ramdisk::{self, LOAD};
 use super::samples::{Contender, float};
+use super::work::Work;
 use crate::bed::{ADDRESS_LIMIT, FIRST_SLOT, images};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
@@ -90,6 +91,11 @@ impl Corner for Station {
             bytes: float(wire.bytes_in.saturating_add(wire.bytes_out)),
             items: float(wire.frames_in.saturating_add(wire.frames_out)),
         }
+    }
+
+    fn work(&self) -> Result<(Work, f64)> {
+        let work = self.domain.as_ref().map_or(Ok(Work::default()), DriverDomain::work)?;
+        Ok((work, self.moved().items))
     }
 }
 

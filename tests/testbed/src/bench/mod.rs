@@ -17,6 +17,7 @@ pub mod report;
 pub mod rounds;
 pub mod samples;
 pub mod storage_rounds;
+pub mod work;
 
 use std::path::PathBuf;
 use std::time::Instant;

@@ -1,7 +1,14 @@
 use super::*;
 
-const METRIC: Metric =
-    Metric { id: "m", title: "m", unit: "1/s", higher_is_better: true, aim_linux: None, aim_bare: None };
+const METRIC: Metric = Metric {
+    id: "m",
+    title: "m",
+    unit: "1/s",
+    higher_is_better: true,
+    is_count: false,
+    aim_linux: None,
+    aim_bare: None,
+};
 
 #[test]
 fn ratios_are_taken_within_a_round() {
@@ -34,6 +41,17 @@ fn a_measurement_of_nothing_is_missing() {
     samples.add(METRIC, Contender::Bulkhead, f64::INFINITY);
     samples.add(METRIC, Contender::Linux, 0.0);
     assert_eq!(samples.rows()[0].against_linux, None);
+}
+
+#[test]
+fn a_count_of_nothing_is_a_count_and_has_no_ratio() {
+    let counted = Metric { is_count: true, ..METRIC };
+    let mut samples = Samples::default();
+    samples.add(counted, Contender::Bulkhead, 3.0);
+    samples.add(counted, Contender::Linux, 0.0);
+    let rows = samples.rows();
+    assert_eq!((rows[0].median(Contender::Linux), rows[0].median(Contender::Bare)), (Some(0.0), None));
+    assert_eq!(rows[0].against_linux, None);
 }
 
 #[test]
