@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::metrics::{MEMORY, START};
 use super::network::value;
 use super::samples::{Contender, Samples};
-use super::work::Work;
+use super::work::{Work, sum};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT, console_log};
@@ -79,6 +79,14 @@ impl DriverDomain {
             return Ok(Work::interrupts(&said));
         }
         self.statistics().map(|nodes| Work::published(&nodes))
+    }
+
+    /// What it has in use of its memory, as ours last said; nothing is known of a Linux one.
+    ///
+    /// # Errors
+    /// As [`Self::statistics`].
+    pub fn memory_used_kib(&self) -> Result<Option<f64>> {
+        if self.linux { Ok(None) } else { self.statistics().map(|nodes| sum(&nodes, "memory-used-kib")) }
     }
 
     /// The nodes that a domain of ours publishes, one a line.

@@ -165,6 +165,16 @@ pub fn percentile(values: &[f64], percent: usize) -> Option<f64> {
     sorted.get(rank.saturating_sub(1)).copied()
 }
 
+/// Jain's index of fairness: 1 if all have the same, one over their number if one has everything. `None` if nobody has
+/// anything.
+#[must_use]
+pub fn fairness(shares: &[f64]) -> Option<f64> {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    let count = float(u64::try_from(shares.len()).ok()?);
+    (squares > 0.0).then(|| sum * sum / (count * squares))
+}
+
 /// The nearest `f64`.
 #[must_use]
 pub fn float(value: u64) -> f64 {

@@ -103,7 +103,8 @@ pub struct WorkMetrics {
 }
 
 /// The numbers called `wanted` among the words of published nodes, added up; `None` if there is none.
-fn sum(nodes: &str, wanted: &str) -> Option<f64> {
+#[must_use]
+pub fn sum(nodes: &str, wanted: &str) -> Option<f64> {
     let words = nodes.split_whitespace().filter_map(|word| word.split_once('='));
     let numbers = words.filter(|(name, _)| *name == wanted).filter_map(|(_, value)| value.parse::<f64>().ok());
     numbers.reduce(|sum, value| sum + value)

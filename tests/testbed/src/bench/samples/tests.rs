@@ -64,6 +64,15 @@ fn percentiles_are_values_that_occurred() {
 }
 
 #[test]
+fn fairness_lies_between_one_for_all_and_all_for_one() {
+    assert_eq!(fairness(&[3.0, 3.0, 3.0, 3.0]), Some(1.0));
+    assert_eq!(fairness(&[8.0, 0.0, 0.0, 0.0]), Some(0.25));
+    // (1 + 3)² / (2 (1 + 9))
+    assert_eq!(fairness(&[1.0, 3.0]), Some(0.8));
+    assert_eq!((fairness(&[]), fairness(&[0.0, 0.0])), (None, None));
+}
+
+#[test]
 fn float_keeps_both_halves() {
     assert_eq!(float(0x1_0000_0003), 4_294_967_299.0);
 }
