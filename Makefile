@@ -2,12 +2,12 @@
 #
 #   XEN=4.20 (Debian 13, default) or 4.17 (Debian 12)
 #   NIC=e1000 (default), e1000e, igb or virtio, for `make run` and `make bench`
-#   ROUNDS=3 (default) of `make bench`
+#   ROUNDS=3 (default) of `make bench`; 1 for BENCH=growth
 #   KEEP=1 leaves `make run` at a Dom0 console
 
 XEN ?= 4.20
 NIC ?= e1000
-ROUNDS ?= 3
+ROUNDS ?= $(if $(filter growth,$(BENCH)),1,3)
 CARGO ?= cargo
 TESTBED = $(CARGO) run --quiet --release -p testbed --
 IMAGES = out/netback-dom out/blkback-dom out/rt-dom
@@ -44,9 +44,14 @@ system-test: images testbed ## Only the system tests; ONLY=name selects some
 storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virtio the controller, ONLY=name selects some
 	@$(TESTBED) storage --xen $(XEN) --disk $(or $(DISK),nvme) $(if $(ONLY),--only $(ONLY))
 
-bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both)
+# What `make bench` measures with.
+BENCH_OF_ = $(if $(DISK),--disk $(DISK),--nic $(NIC))
+BENCH_OF_all = --nic e1000 --nic virtio --disk nvme
+BENCH_OF_growth = --growth --nic $(NIC)
+
+bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both, BENCH=growth: 1 to 16 guests)
 	@$(CARGO) build --quiet --release -p load
-	@$(TESTBED) bench --xen $(XEN) $(if $(filter all,$(BENCH)),--nic e1000 --nic virtio --disk nvme,$(if $(DISK),--disk $(DISK),--nic $(NIC))) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)') $(if $(VARIANT),--variant '$(VARIANT)')
+	@$(TESTBED) bench --xen $(XEN) $(or $(BENCH_OF_$(BENCH)),$(error BENCH=$(BENCH) is neither all nor growth)) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)') $(if $(VARIANT),--variant '$(VARIANT)')
 
 profile: images testbed ## In which functions our driver domain is under load (DISK=nvme: the storage domain)
 	@$(CARGO) build --quiet --release -p load

@@ -192,6 +192,7 @@ impl<H: Platform> Cards<H> {
                 mac: card.card().mac(),
                 link: card.card().link(),
                 counters: card.card().counters(),
+                interrupts: card.interrupts().noticed(),
             })
             .collect()
     }

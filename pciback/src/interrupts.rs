@@ -98,6 +98,8 @@ pub struct Interrupts<H: Platform> {
     kind: InterruptKind,
     /// One per vector.
     vectors: Vec<Vector<H::Port>>,
+    /// Interrupts noticed so far; wraps.
+    noticed: Cell<u64>,
     state: Rc<Cell<Option<InterruptKind>>>,
 }
 
@@ -151,9 +153,16 @@ impl<H: Platform> Interrupts<H> {
             }
             if seen.replace(source.fired.get()) != source.fired.get() {
                 pending |= 1_u32.checked_shl(number.min(31)).unwrap_or(0);
+                self.noticed.set(self.noticed.get().wrapping_add(1));
             }
         }
         pending
+    }
+
+    /// Interrupts that [`Self::take_pending_vectors`] has noticed so far, of all vectors together. On a shared line they
+    /// are those of the other functions too.
+    pub fn noticed(&self) -> u64 {
+        self.noticed.get()
     }
 
     /// Lets the line interrupt again. To be called when the driver has made the function deassert it; before,
@@ -233,7 +242,7 @@ impl<H: Platform> Interrupts<H> {
     fn enabled(device: &PciDevice<H>, kind: InterruptKind) -> Self {
         let state = device.interrupts().clone();
         state.set(Some(kind));
-        Self { bus: device.bus().clone(), sbdf: device.sbdf(), kind, vectors: Vec::new(), state }
+        Self { bus: device.bus().clone(), sbdf: device.sbdf(), kind, vectors: Vec::new(), noticed: Cell::new(0), state }
     }
 
     fn bind(mut self, pirqs: impl Iterator<Item = u32>) -> Result<Self, Failure> {

@@ -71,12 +71,11 @@ impl<H: Hypervisor> Queue<H> {
         }
     }
 
-    /// Clears the pending bits of its event channels.
-    pub(super) fn clear_pending(&self, hyp: &H) {
-        hyp.take_pending(&self.tx_port);
-        if let Some(rx_port) = &self.rx_port {
-            hyp.take_pending(rx_port);
-        }
+    /// Clears the pending bits of its event channels. Returns how many were set.
+    pub(super) fn clear_pending(&self, hyp: &H) -> u64 {
+        let tx = hyp.take_pending(&self.tx_port);
+        let rx = self.rx_port.as_ref().is_some_and(|rx_port| hyp.take_pending(rx_port));
+        u64::from(tx).wrapping_add(u64::from(rx))
     }
 
     /// Drops what waits for the frontend. Returns how many pages that frees.

@@ -67,7 +67,7 @@ impl<H: Hypervisor> Plane<H> {
             }
             let layout = Layout { headroom: port.headroom, hashing: &port.hashing };
             for (queue, number) in port.queues.iter_mut().zip(0_u8..) {
-                queue.clear_pending(hyp);
+                port.counters.events = port.counters.events.wrapping_add(queue.clear_pending(hyp));
                 match queue.arm(blocked, &layout) {
                     Ok(Turn::Idle) => {}
                     Ok(Turn::Busy) => turn = Turn::Busy,

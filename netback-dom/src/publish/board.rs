@@ -24,6 +24,8 @@ pub struct CardReport {
     pub link: Link,
     /// What it has counted since start.
     pub counters: NicCounters,
+    /// Its interrupts since then, as far as they were noticed one by one.
+    pub interrupts: u64,
 }
 
 /// A connected vif at one moment.

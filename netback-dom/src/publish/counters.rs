@@ -10,7 +10,7 @@ pub(crate) const OF_DOMAIN: [(&str, Get<Work>); 3] =
     [("wakeups", |work| work.wakeups), ("copy-calls", |work| work.copy_calls), ("copies", |work| work.copies)];
 
 /// Those of a card.
-pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 8] = [
+pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 9] = [
     ("tx-frames", |card| card.counters.tx_frames),
     ("tx-bytes", |card| card.counters.tx_bytes),
     ("tx-dropped", |card| card.counters.tx_dropped),
@@ -19,10 +19,11 @@ pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 8] = [
     ("rx-dropped", |card| card.counters.rx_dropped),
     ("resets", |card| card.counters.resets),
     ("rx-missed", |card| card.counters.rx_missed),
+    ("interrupts", |card| card.interrupts),
 ];
 
 /// Those of a vif; the causes of its drops are listed elsewhere.
-pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 8] = [
+pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 9] = [
     ("tx-packets", |vif| vif.counters.tx.packets),
     ("tx-bytes", |vif| vif.counters.tx.bytes),
     ("tx-dropped", |vif| vif.counters.tx_drops.total()),
@@ -31,4 +32,5 @@ pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 8] = [
     ("rx-dropped", |vif| vif.counters.rx_drops.total()),
     ("notifications", |vif| vif.counters.notifications),
     ("rx-joined", |vif| vif.counters.rx_joined),
+    ("events", |vif| vif.counters.events),
 ];

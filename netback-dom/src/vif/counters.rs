@@ -61,4 +61,6 @@ pub struct VifCounters {
     pub rx_joined: u64,
     /// Notifications sent.
     pub notifications: u64,
+    /// Notifications received, counted before the domain sleeps: those of one event channel since it last did are one.
+    pub events: u64,
 }

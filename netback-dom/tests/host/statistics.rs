@@ -45,6 +45,32 @@ fn counters_and_link_are_published() {
 }
 
 #[test]
+fn notifications_are_counted_in_both_directions() {
+    let mut rig = Rig::new();
+    rig.publish();
+    let guest = rig.guest();
+    rig.run(SOON);
+    let count = |rig: &Rig, name| words(rig, guest).unwrap()[name].parse::<u64>().unwrap();
+    let (events, told) = (count(&rig, "events"), count(&rig, "notifications"));
+    for _ in 0..5 {
+        // While the first is pending, the second adds nothing.
+        rig.fronts[guest].notify_tx();
+        rig.fronts[guest].notify_rx();
+        rig.fronts[guest].notify_rx();
+        rig.run(Duration::from_millis(10));
+    }
+    rig.run(SOON);
+    assert_eq!(count(&rig, "events"), events + 10, "two channels, five times");
+    assert_eq!(count(&rig, "notifications"), told, "nothing was served");
+    let received = rig.fronts[guest].notifications();
+    rig.assert_works(guest);
+    rig.run(SOON);
+    let received = rig.fronts[guest].notifications() - received;
+    assert!(received > 0);
+    assert_eq!(count(&rig, "notifications"), told + received);
+}
+
+#[test]
 fn only_changes_are_written_and_at_most_every_five_seconds() {
     let mut rig = Rig::new();
     rig.publish();

@@ -60,7 +60,8 @@ impl Wire {
 
     pub fn reports(&self) -> Vec<CardReport> {
         let sbdf = "0000:00:03.0".parse().unwrap();
-        vec![CardReport { index: 0, sbdf, name: "wire", mac: self.mac(), link: self.link, counters: self.counters() }]
+        let (mac, link, counters) = (self.mac(), self.link, self.counters());
+        vec![CardReport { index: 0, sbdf, name: "wire", mac, link, counters, interrupts: 0 }]
     }
 }
 

@@ -469,6 +469,22 @@ fn functions_on_one_line_both_see_its_interrupts() {
 }
 
 #[test]
+fn each_interrupt_is_counted_once_when_it_is_noticed() {
+    let platform = with(nic());
+    let device = device(&platform);
+    let interrupts = device.enable_interrupts(1).unwrap();
+    assert_eq!(interrupts.noticed(), 0);
+    platform.raise(11);
+    platform.raise(11);
+    assert_eq!(interrupts.noticed(), 0, "nobody has looked yet");
+    assert!(interrupts.take_pending() && !interrupts.take_pending());
+    assert_eq!(interrupts.noticed(), 1, "two at once are one event");
+    platform.raise(11);
+    interrupts.take_pending_vectors();
+    assert_eq!(interrupts.noticed(), 2);
+}
+
+#[test]
 fn end_of_interrupt_is_signalled_once_per_interrupt() {
     let platform = with(nic());
     let device = device(&platform);

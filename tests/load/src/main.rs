@@ -71,6 +71,9 @@ struct Streams {
     streams: usize,
     #[command(flatten)]
     window: Window,
+    /// Milliseconds to go on after measuring: others may measure a little later.
+    #[arg(long, default_value_t = 0)]
+    cool_down_ms: u64,
 }
 
 /// When to measure.

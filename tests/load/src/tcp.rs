@@ -32,6 +32,7 @@ pub(crate) fn run(streams: &Streams, transfer: fn(TcpStream, &AtomicU64) -> io::
     if moved == 0 {
         return Err(ErrorKind::TimedOut.into());
     }
+    thread::sleep(Duration::from_millis(streams.cool_down_ms));
     Ok(format!("bytes {moved} us {}", taken.as_micros()))
 }
 

@@ -140,6 +140,9 @@ struct Bench {
     /// Finds out where the time goes, instead of comparing.
     #[arg(long)]
     profile: bool,
+    /// Measures with more and more guests, behind our domain and behind a Linux driver domain.
+    #[arg(long, conflicts_with = "profile")]
+    growth: bool,
     /// How often everything is measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
@@ -209,7 +212,11 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
         reports: bench.reports.clone(),
     };
     for nic in &bench.nic {
-        if bench.profile { bench::profile(&config, *nic)? } else { bench::network(&config, *nic)? }
+        match bench {
+            Bench { growth: true, .. } => bench::growth(&config, *nic)?,
+            Bench { profile: true, .. } => bench::profile(&config, *nic)?,
+            _ => bench::network(&config, *nic)?,
+        }
     }
     for disk in &bench.disk {
         if bench.profile { bench::storage_profile(&config, *disk)? } else { bench::storage(&config, *disk)? }

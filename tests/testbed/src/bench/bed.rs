@@ -9,6 +9,7 @@ use super::corner::{Corner, Moved};
 use super::domains::{DriverDomain, create_bare, create_guest, guest_config};
 use super::ramdisk::{self, LOAD};
 use super::samples::{Contender, float};
+use super::work::Work;
 use crate::bed::{ADDRESS_LIMIT, FIRST_SLOT, images};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
@@ -19,6 +20,8 @@ use crate::wire::{Wire, WireConfig};
 
 /// Everyone who is compared, in the order in which they are set up.
 pub const CONTENDERS: &[Contender] = &[Contender::Bulkhead, Contender::Bare, Contender::Linux];
+/// Memory of the machine in MiB.
+const MACHINE_MIB: u32 = 3584;
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
 /// What to measure on.
@@ -91,6 +94,11 @@ impl Corner for Station {
             items: float(wire.frames_in.saturating_add(wire.frames_out)),
         }
     }
+
+    fn work(&self) -> Result<(Work, f64)> {
+        let work = self.domain.as_ref().map_or(Ok(Work::default()), DriverDomain::work)?;
+        Ok((work, self.moved().items))
+    }
 }
 
 impl Bed {
@@ -102,28 +110,11 @@ impl Bed {
         std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
         let ramdisk = config.logs.join("bench.cpio");
         ramdisk::write(&images(&config.xen).join("driver.cpio"), &config.load, &ramdisk)?;
-        let wires = (0..)
-            .zip(config.contenders)
-            .map(|(index, _)| Wire::start(WireConfig { capture: None, ..WireConfig::numbered(index, &config.logs) }))
-            .collect::<Result<Vec<_>>>()?;
-        let nics: Vec<Nic> = (FIRST_SLOT..)
-            .zip(&wires)
-            .map(|(slot, wire)| Nic { model: config.nic, slot, wire: Some(wire.config.socket.clone()) })
-            .collect();
-        let machine = Machine::boot(&MachineConfig {
-            images: images(&config.xen),
-            logs: config.logs.clone(),
-            nics: nics.clone(),
-            disks: Vec::new(),
-            files: files(config, &ramdisk),
-            cpus: 1,
-            memory_mib: 3584,
-            xen_options: String::new(),
-        })?;
+        let (machine, wires) = boot(config, MACHINE_MIB, files(config, &ramdisk))?;
         let _ = std::fs::remove_file(&ramdisk);
         let mut bed = Self { machine, stations: Vec::new() };
-        for ((wire, nic), contender) in wires.into_iter().zip(&nics).zip(config.contenders) {
-            let station = bed.station(*contender, wire, nic).doing(format!("setting up {}", contender.name()))?;
+        for ((wire, nic), contender) in wires.into_iter().zip(config.contenders) {
+            let station = bed.station(*contender, wire, &nic).doing(format!("setting up {}", contender.name()))?;
             bed.stations.push(station);
         }
         Ok(bed)
@@ -145,6 +136,32 @@ impl Bed {
             Contender::Variant => Err(Failure::new("the network is not measured with other options")),
         }
     }
+}
+
+/// Boots a machine of `memory_mib` with a card for each contender. No domain runs yet besides Dom0, which has `files`.
+///
+/// # Errors
+/// A wire cannot be made, or the machine did not come up.
+pub(super) fn boot(config: &BedConfig, memory_mib: u32, files: Vec<Dom0File>) -> Result<(Machine, Vec<(Wire, Nic)>)> {
+    let wires = (0..)
+        .zip(config.contenders)
+        .map(|(index, _)| Wire::start(WireConfig { capture: None, ..WireConfig::numbered(index, &config.logs) }))
+        .collect::<Result<Vec<_>>>()?;
+    let nics: Vec<Nic> = (FIRST_SLOT..)
+        .zip(&wires)
+        .map(|(slot, wire)| Nic { model: config.nic, slot, wire: Some(wire.config.socket.clone()) })
+        .collect();
+    let machine = Machine::boot(&MachineConfig {
+        images: images(&config.xen),
+        logs: config.logs.clone(),
+        nics: nics.clone(),
+        disks: Vec::new(),
+        files,
+        cpus: 1,
+        memory_mib,
+        xen_options: String::new(),
+    })?;
+    Ok((machine, wires.into_iter().zip(nics).collect()))
 }
 
 /// A guest that drives the card itself.

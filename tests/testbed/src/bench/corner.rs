@@ -1,8 +1,10 @@
 //! Taking turns: every contender is measured in one quantity right after the other.
 
+use std::thread;
 use std::time::Instant;
 
 use super::samples::{Contender, Metric, Samples};
+use super::work::{PUBLISHED, Work};
 use crate::failure::Result;
 
 /// One contender's corner of the machine.
@@ -16,6 +18,11 @@ pub trait Corner {
     fn cpu_seconds(&self) -> Result<f64>;
     /// What has been moved so far.
     fn moved(&self) -> Moved;
+    /// What the driver domain has counted so far, and for how many packets or requests; nothing if there is none.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn work(&self) -> Result<(Work, f64)>;
 }
 
 /// Bytes, and packets or requests.
@@ -34,6 +41,10 @@ pub struct Effort {
     pub cpu: f64,
     /// For what.
     pub moved: Moved,
+    /// What it counted meanwhile, if that was asked for.
+    pub work: Work,
+    /// For how many packets or requests.
+    pub served: f64,
 }
 
 /// What one measurement gave.
@@ -63,6 +74,37 @@ pub fn take_turns<C: Corner>(
         println!("{line}");
     }
     efforts
+}
+
+/// As [`take_turns`], with what each driver domain counts meanwhile.
+pub fn take_counted_turns<C: Corner>(
+    corners: &[C],
+    measures: &[Measure<C>],
+    only: &str,
+    round: usize,
+    samples: &mut Samples,
+) -> Vec<Effort> {
+    if !measures.iter().any(|measure| measure.0.contains(only)) {
+        return vec![Effort::default(); corners.len()];
+    }
+    let before = counts(corners);
+    let mut efforts = take_turns(corners, measures, only, round, samples);
+    for ((effort, before), after) in efforts.iter_mut().zip(before).zip(counts(corners)) {
+        (effort.work, effort.served) = (after.0.since(&before.0), after.1 - before.1);
+    }
+    efforts
+}
+
+/// What every driver domain has counted. All are idle, so one wait serves all.
+fn counts<C: Corner>(corners: &[C]) -> Vec<(Work, f64)> {
+    thread::sleep(PUBLISHED);
+    let read = |corner: &C| {
+        corner.work().unwrap_or_else(|failure| {
+            println!("  counters of {} FAILED: {failure}", corner.contender().name());
+            Default::default()
+        })
+    };
+    corners.iter().map(read).collect()
 }
 
 /// Measures once, and says in a few words what came of it.

@@ -1,12 +1,9 @@
 //! Where our storage domain's time goes under a steady load, as [`super::profile()`] finds it.
 
-use std::fmt::Write as _;
 use std::path::Path;
-use std::thread;
-use std::time::Duration;
 
-use super::disks::{DiskBed, DiskPlace};
-use super::profile::{LOAD_MS, places, sample};
+use super::disks::DiskBed;
+use super::profile::{LOAD_MS, Sampler};
 use super::ramdisk::LOAD;
 use super::samples::Contender;
 use crate::failure::Result;
@@ -26,19 +23,14 @@ const LOADS: &[(&str, &str)] = &[
 /// # Errors
 /// A tool failed.
 pub fn run(bed: &DiskBed, image: &Path, only: &str) -> Result<String> {
-    let symbols = image.with_extension("debug");
     let mut report = String::new();
-    let ours = |place: &&DiskPlace| place.contender == Contender::Bulkhead;
-    for place in bed.places.iter().filter(ours) {
+    for place in bed.places.iter().filter(|place| place.contender == Contender::Bulkhead) {
+        let symbols = image.with_extension("debug");
+        let sampler = Sampler { machine: &bed.machine, symbols, guest: &place.guest, wire: None };
         for (name, options) in LOADS.iter().filter(|(name, _)| name.contains(only)) {
             let script = format!("{LOAD} disk {} {options} --milliseconds {LOAD_MS} >/dev/null 2>&1 &", place.device);
-            place.guest.check(&script, XL_LIMIT)?;
-            thread::sleep(Duration::from_millis(1500));
-            let samples = sample(&bed.machine.logs.join("qmp.sock"))?;
-            let _ = writeln!(report, "## {name}\n\n{}", places(&samples, &symbols, &bed.machine.dom0)?);
-            place.guest.check("killall load; sleep 1", XL_LIMIT)?;
+            report.push_str(&sampler.section(name, || place.guest.check(&script, XL_LIMIT).map(drop))?);
         }
     }
-    println!("{report}");
     Ok(report)
 }

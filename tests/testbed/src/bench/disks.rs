@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::corner::{Corner, Moved};
 use super::domains::{DriverDomain, create_bare, create_guest};
 use super::ramdisk::{self, LOAD};
-use super::samples::Contender;
+use super::samples::{Contender, float};
+use super::work::Work;
 use crate::bed::images;
 use crate::disk::{Disk, DiskModel, FIRST_DISK_SLOT};
 use crate::dom0::Dom0;
@@ -77,6 +78,28 @@ impl Corner for DiskPlace {
     fn moved(&self) -> Moved {
         self.moved.get()
     }
+
+    fn work(&self) -> Result<(Work, f64)> {
+        let Some(domain) = &self.domain else { return Ok(Default::default()) };
+        // What the generator tells leaves out its warm-up, and a large request is several of the kernel's.
+        let stat = format!("cat /sys/block/{}/stat", self.device.trim_start_matches("/dev/"));
+        Ok((domain.work()?, requests(&self.guest.check(&stat, COMMAND_LIMIT)?)))
+    }
+}
+
+/// Reads, writes and flushes that a disk has done, from the kernel's `stat` of it (Linux, `block/stat.rst`).
+fn requests(stat: &str) -> f64 {
+    let fields: Vec<u64> = stat.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    float([0, 4, 15].iter().filter_map(|field| fields.get(*field)).fold(0, |sum, count| sum.saturating_add(*count)))
+}
+
+impl DiskBedConfig {
+    /// Everyone who is compared, in the order in which they are set up.
+    #[must_use]
+    pub fn contenders(&self) -> Vec<Contender> {
+        let variant = self.variant.as_ref().map(|_| Contender::Variant);
+        [Contender::Bulkhead, Contender::Linux, Contender::Bare].into_iter().chain(variant).collect()
+    }
 }
 
 impl DiskBed {
@@ -86,10 +109,8 @@ impl DiskBed {
     /// Someone did not come up.
     pub fn set_up(config: &DiskBedConfig) -> Result<Self> {
         std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
-        let mut contenders = vec![Contender::Bulkhead, Contender::Linux, Contender::Bare];
-        contenders.extend(config.variant.as_ref().map(|_| Contender::Variant));
         let mut disks = Vec::new();
-        for contender in &contenders {
+        for contender in config.contenders() {
             let file = config.logs.join(format!("{}.img", contender.name()));
             File::create(&file).and_then(|file| file.set_len(DISK_BYTES)).doing("creating a disk image")?;
             disks.push(Disk::new(config.model, file));
@@ -109,7 +130,7 @@ impl DiskBed {
             xen_options: String::new(),
         })?;
         let mut bed = Self { machine, places: Vec::new() };
-        for (contender, slot) in contenders.into_iter().zip(FIRST_DISK_SLOT..) {
+        for (contender, slot) in config.contenders().into_iter().zip(FIRST_DISK_SLOT..) {
             let options = config.variant.as_deref().unwrap_or_default();
             let place = place(&bed.machine.dom0, contender, config.model, &format!("00:{slot:02x}.0"), options);
             bed.places.push(place.doing(format!("setting up {}", contender.name()))?);
@@ -199,4 +220,31 @@ fn files(config: &DiskBedConfig, ramdisk: &Path, stock: &Path) -> Vec<Dom0File> 
         copy("/root/xl/linux-driver-domain.cfg", Path::new("images/xl/linux-driver-domain.cfg")),
         super::domains::guest_config(),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_writes_and_flushes_are_requests_and_discards_are_not() {
+        // Reads, writes, discards and flushes: each with more numbers behind it.
+        let stat = "  100  1 2 3   20  5 6 7   0 8 9   1000 10 11 12   3 13\n";
+        assert_eq!(requests(stat), 123.0);
+        assert_eq!(requests("100 1 2 3 20 5 6 7 0 8 9"), 120.0, "an older kernel");
+    }
+
+    #[test]
+    fn a_variant_is_one_more_contender() {
+        let config = |variant: Option<&str>| DiskBedConfig {
+            xen: "4.20".into(),
+            model: DiskModel::Nvme,
+            image: PathBuf::new(),
+            variant: variant.map(Into::into),
+            load: PathBuf::new(),
+            logs: PathBuf::new(),
+        };
+        assert_eq!(config(None).contenders().len(), 3);
+        assert_eq!(config(Some("log=warn")).contenders().last(), Some(&Contender::Variant));
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::metrics::{MEMORY, START};
 use super::network::value;
 use super::samples::{Contender, Samples};
+use super::work::{Work, sum};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT, console_log};
@@ -23,6 +24,7 @@ pub struct DriverDomain {
     start_seconds: f64,
     /// Its memory in MiB.
     memory_mib: f64,
+    linux: bool,
     dom0: Dom0,
 }
 
@@ -49,7 +51,7 @@ impl DriverDomain {
         if linux {
             dom0.check("sleep 2", XL_LIMIT)?;
         }
-        Ok(Self { name, start_seconds, memory_mib, dom0: dom0.clone() })
+        Ok(Self { name, start_seconds, memory_mib, linux, dom0: dom0.clone() })
     }
 
     /// Notes what is known since its start.
@@ -65,6 +67,38 @@ impl DriverDomain {
     pub fn cpu_seconds(&self) -> Result<f64> {
         let script = format!("xl list {} | awk 'NR == 2 {{ print $NF }}'", self.name);
         self.dom0.check(&script, XL_LIMIT)?.trim().parse().doing("the CPU time in xl list")
+    }
+
+    /// What it has counted so far; of ours, what was published last.
+    ///
+    /// # Errors
+    /// The domain, or Dom0, does not answer.
+    pub fn work(&self) -> Result<Work> {
+        if self.linux {
+            let said = Guest::join(&self.dom0, self.name)?.check("cat /proc/interrupts", COMMAND_LIMIT)?;
+            return Ok(Work::interrupts(&said));
+        }
+        self.statistics().map(|nodes| Work::published(&nodes))
+    }
+
+    /// What it has in use of its memory, as ours last said; nothing is known of a Linux one.
+    ///
+    /// # Errors
+    /// As [`Self::statistics`].
+    pub fn memory_used_kib(&self) -> Result<Option<f64>> {
+        if self.linux { Ok(None) } else { self.statistics().map(|nodes| sum(&nodes, "memory-used-kib")) }
+    }
+
+    /// The nodes that a domain of ours publishes, one a line.
+    ///
+    /// # Errors
+    /// Dom0 does not answer, or there are none.
+    pub fn statistics(&self) -> Result<String> {
+        let script = format!(
+            "dir=/local/domain/$(xl domid {})/data/statistics\n             for node in $(xenstore-list $dir); do xenstore-read $dir/$node || exit 1; done",
+            self.name
+        );
+        self.dom0.check(&script, XL_LIMIT)
     }
 
     /// Halts what a Linux driver domain does beside its job: the loop that ties vifs to the bridge.

@@ -1,6 +1,7 @@
 //! The quantities of the benchmark and their aims.
 
 use super::samples::Metric;
+use super::work::WorkMetrics;
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $name:ident: $title:literal, $unit:literal, $better:ident $(, linux $linux:literal)? $(, bare $bare:literal)?;)*) => {
@@ -9,12 +10,16 @@ macro_rules! metrics {
             title: $title,
             unit: $unit,
             higher_is_better: metrics!(@$better),
+            is_count: metrics!(@is_count $better),
             aim_linux: metrics!(@aim $($linux)?),
             aim_bare: metrics!(@aim $($bare)?),
         };)*
     };
     (@more) => { true };
     (@less) => { false };
+    (@count) => { false };
+    (@is_count count) => { true };
+    (@is_count $better:ident) => { false };
     (@aim) => { None };
     (@aim $value:literal) => { Some($value) };
 }
@@ -54,6 +59,26 @@ metrics! {
     START: "xl create to serving", "s", less, linux 0.05;
     /// What it was given.
     MEMORY: "memory of the driver domain", "MiB", less, linux 0.0625;
+    /// In the TCP measurements, by the frames on the wire; so are the next four.
+    TCP_COPY_CALLS: "grant copy hypercalls per 1000 frames of TCP", "1/1000 frames", count;
+    /// Operations in those.
+    TCP_COPIES: "grant copies per frame of TCP", "1/frame", count;
+    /// Sleeps that ended with something to do.
+    TCP_WAKEUPS: "wake-ups per 1000 frames of TCP", "1/1000 frames", count;
+    /// Interrupts of the card and notifications from guests.
+    TCP_INTERRUPTS: "interrupts received per 1000 frames of TCP", "1/1000 frames", count;
+    /// Notifications to guests.
+    TCP_NOTIFICATIONS: "notifications sent per 1000 frames of TCP", "1/1000 frames", count;
+    /// In the datagram measurements, by the frames on the wire; so are the next four.
+    SMALL_COPY_CALLS: "grant copy hypercalls per 1000 small packets", "1/1000 frames", count;
+    /// Operations in those.
+    SMALL_COPIES: "grant copies per small packet", "1/frame", count;
+    /// Sleeps that ended with something to do.
+    SMALL_WAKEUPS: "wake-ups per 1000 small packets", "1/1000 frames", count;
+    /// Interrupts of the card and notifications from guests.
+    SMALL_INTERRUPTS: "interrupts received per 1000 small packets", "1/1000 frames", count;
+    /// Notifications to guests.
+    SMALL_NOTIFICATIONS: "notifications sent per 1000 small packets", "1/1000 frames", count;
     /// 4 KiB anywhere on the disk.
     READ_1: "random read, depth 1", "requests/s", more, linux 3.0, bare 0.85;
     /// The same.
@@ -90,4 +115,41 @@ metrics! {
     SEQ_WRITE: "sequential write 128 KiB, depth 4", "requests/s", more, linux 2.8, bare 0.85;
     /// The driver domain's CPU time by the requests of all measurements.
     CPU_PER_REQUEST: "driver domain's CPU per request", "µs", less, linux 0.25;
+    /// In all storage measurements, by the requests that the guest's kernel counted; so are the next four.
+    DISK_COPY_CALLS: "grant copy hypercalls per 1000 requests", "1/1000 requests", count;
+    /// Operations in those.
+    DISK_COPIES: "grant copies per request", "1/request", count;
+    /// Sleeps that ended with something to do.
+    DISK_WAKEUPS: "wake-ups per 1000 requests", "1/1000 requests", count;
+    /// Interrupts of the controller and notifications from guests.
+    DISK_INTERRUPTS: "interrupts received per 1000 requests", "1/1000 requests", count;
+    /// Notifications to guests.
+    DISK_NOTIFICATIONS: "notifications sent per 1000 requests", "1/1000 requests", count;
 }
+
+/// The driver domain's work for bulk TCP.
+pub const TCP_WORK: WorkMetrics = WorkMetrics {
+    copy_calls: TCP_COPY_CALLS,
+    copies: TCP_COPIES,
+    wakeups: TCP_WAKEUPS,
+    interrupts: TCP_INTERRUPTS,
+    notifications: TCP_NOTIFICATIONS,
+};
+
+/// The driver domain's work for small packets.
+pub const SMALL_WORK: WorkMetrics = WorkMetrics {
+    copy_calls: SMALL_COPY_CALLS,
+    copies: SMALL_COPIES,
+    wakeups: SMALL_WAKEUPS,
+    interrupts: SMALL_INTERRUPTS,
+    notifications: SMALL_NOTIFICATIONS,
+};
+
+/// The driver domain's work for requests to disks.
+pub const DISK_WORK: WorkMetrics = WorkMetrics {
+    copy_calls: DISK_COPY_CALLS,
+    copies: DISK_COPIES,
+    wakeups: DISK_WAKEUPS,
+    interrupts: DISK_INTERRUPTS,
+    notifications: DISK_NOTIFICATIONS,
+};

@@ -7,7 +7,9 @@ pub mod corner;
 pub mod disk_profile;
 pub mod disks;
 pub mod domains;
+pub mod growth;
 pub mod metrics;
+pub mod net_profile;
 pub mod network;
 pub mod profile;
 pub mod ramdisk;
@@ -16,6 +18,7 @@ pub mod report;
 pub mod rounds;
 pub mod samples;
 pub mod storage_rounds;
+pub mod work;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -67,10 +70,15 @@ impl BenchConfig {
             command: format!("make bench {choice}={what} XEN={} ROUNDS={}{variant}", self.xen, self.rounds),
             rows: samples.rows(),
         };
-        self.write(&format!("{what}-{}.json", self.xen), &report.json()?)?;
-        self.write(&format!("{what}-{}.md", self.xen), &report.markdown())?;
-        self.write(&format!("{what}-{}.svg", self.xen), &report.svg())?;
-        print!("\n{}", report.markdown());
+        self.write_all(what, [&report.json()?, &report.markdown(), &report.svg()])
+    }
+
+    /// Writes the three forms of a report, and prints the second.
+    fn write_all(&self, what: &str, [json, table, plot]: [&str; 3]) -> Result<()> {
+        self.write(&format!("{what}-{}.json", self.xen), json)?;
+        self.write(&format!("{what}-{}.md", self.xen), table)?;
+        self.write(&format!("{what}-{}.svg", self.xen), plot)?;
+        print!("\n{table}");
         Ok(())
     }
 
@@ -82,34 +90,47 @@ impl BenchConfig {
     fn network_bed(&self, nic: NicModel, contenders: &'static [Contender]) -> Result<bed::Bed> {
         self.announce(nic.name(), contenders.len());
         let started = Instant::now();
-        let logs = self.logs(nic.name());
-        let config = bed::BedConfig {
-            xen: self.xen.clone(),
-            nic,
-            contenders,
-            image: self.images.join("netback-dom"),
-            load: self.load.clone(),
-            logs: logs.clone(),
-        };
-        let bed = bed::Bed::set_up(&config).inspect_err(|_| evidence::print_ends(&logs))?;
+        let config = self.bed_config(nic, contenders, self.logs(nic.name()));
+        let bed = bed::Bed::set_up(&config).inspect_err(|_| evidence::print_ends(&config.logs))?;
+        println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
+        Ok(bed)
+    }
+
+    fn bed_config(&self, nic: NicModel, contenders: &'static [Contender], logs: PathBuf) -> bed::BedConfig {
+        let (image, load) = (self.images.join("netback-dom"), self.load.clone());
+        bed::BedConfig { xen: self.xen.clone(), nic, contenders, image, load, logs }
+    }
+
+    fn growth_bed(&self, nic: NicModel) -> Result<growth::GrowthBed> {
+        let what = format!("growth-{nic}");
+        let config = self.bed_config(nic, growth::CONTENDERS, self.logs(&what));
+        println!(
+            "==> booting Xen {} with {} crowds of {} guests in QEMU, logs in {}",
+            self.xen,
+            growth::CONTENDERS.len(),
+            growth::CROWD,
+            config.logs.display()
+        );
+        let started = Instant::now();
+        let bed = growth::GrowthBed::set_up(&config).inspect_err(|_| evidence::print_ends(&config.logs))?;
         println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
         Ok(bed)
     }
 
     fn disk_bed(&self, model: DiskModel) -> Result<disks::DiskBed> {
         let name = disk_name(model);
-        self.announce(name, 3);
-        let started = Instant::now();
         let logs = self.logs(name);
-        let bed = disks::DiskBed::set_up(&disks::DiskBedConfig {
+        let config = disks::DiskBedConfig {
             xen: self.xen.clone(),
             model,
             image: self.images.join("blkback-dom"),
             variant: self.variant.clone(),
             load: self.load.clone(),
             logs: logs.clone(),
-        });
-        let bed = bed.inspect_err(|_| evidence::print_ends(&logs))?;
+        };
+        self.announce(name, config.contenders().len());
+        let started = Instant::now();
+        let bed = disks::DiskBed::set_up(&config).inspect_err(|_| evidence::print_ends(&logs))?;
         println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
         Ok(bed)
     }
@@ -125,13 +146,31 @@ pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
     config.publish(nic.name(), "NIC", &bed.machine, &samples)
 }
 
+/// Measures how a driver domain bears more and more guests with one card's model, and writes the reports.
+///
+/// # Errors
+/// The machine did not come up, or a report cannot be written.
+pub fn growth(config: &BenchConfig, nic: NicModel) -> Result<()> {
+    let bed = config.growth_bed(nic)?;
+    let points = growth::run(&bed, config.rounds, &config.only);
+    // As for the other reports.
+    let _ = bed.machine.collect_logs();
+    let report = growth::GrowthReport {
+        title: format!("Growth: {nic} on Xen {}", config.xen),
+        command: format!("make bench BENCH=growth NIC={nic} XEN={} ROUNDS={}", config.xen, config.rounds),
+        aim_fairness: growth::AIM_FAIRNESS,
+        points,
+    };
+    config.write_all(&format!("growth-{nic}"), [&report.json()?, &report.markdown(), &report.svg()])
+}
+
 /// Finds out where the time goes with one card's model and writes the report.
 ///
 /// # Errors
 /// The machine did not come up, a tool failed, or the report cannot be written.
 pub fn profile(config: &BenchConfig, nic: NicModel) -> Result<()> {
     let bed = config.network_bed(nic, &[Contender::Bulkhead])?;
-    let report = profile::run(&bed, &config.images.join("netback-dom"), &config.only)?;
+    let report = net_profile::run(&bed, &config.images.join("netback-dom"), &config.only)?;
     let _ = bed.machine.collect_logs();
     let text = format!("# Profile: {nic} on Xen {}\n\nMade by `make profile NIC={nic}`.\n\n{report}", config.xen);
     config.write(&format!("profile-{nic}-{}.md", config.xen), &text)

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
+use serde::Serialize;
 use smoltcp::wire::{IpEndpoint, Ipv4Address};
 
 use super::bed::Station;
@@ -38,12 +39,24 @@ impl Place<'_> {
 }
 
 /// Which way the bytes go, as the guest sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// Out of the guest.
     Out,
     /// Into the guest.
     In,
+}
+
+impl Direction {
+    /// The generator's word for TCP that goes this way, and the wire's port for it.
+    #[must_use]
+    pub fn service(self) -> (&'static str, u16) {
+        match self {
+            Self::Out => ("tcp-send", SINK_PORT),
+            Self::In => ("tcp-receive", SOURCE_PORT),
+        }
+    }
 }
 
 /// The number after `name` in the generator's line.
@@ -63,10 +76,7 @@ pub fn value(said: &str, name: &str) -> Result<f64> {
 /// # Errors
 /// The generator failed.
 pub fn tcp(station: &Station, place: Place<'_>, direction: Direction, streams: usize, window: Duration) -> Result<f64> {
-    let (verb, port) = match direction {
-        Direction::Out => ("tcp-send", SINK_PORT),
-        Direction::In => ("tcp-receive", SOURCE_PORT),
-    };
+    let (verb, port) = direction.service();
     tcp_to(place, verb, &format!("{}:{port}", station.wire.config.address), streams, window)
 }
 
@@ -192,10 +202,15 @@ pub fn ping(station: &Station, loaded: bool) -> Result<(f64, f64)> {
         ping
     };
     let said = station.guest.check(&script, LIMIT)?;
-    let times: Vec<f64> =
-        said.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok()).collect();
+    let times = round_trips(&said);
     let enough = usize::try_from(PINGS).unwrap_or(0).saturating_mul(9) / 10;
     ensure(times.len() >= enough, || format!("{} of {PINGS} pings were answered", times.len()))?;
     let at = |percent| percentile(&times, percent).ok_or_else(|| Failure::new("no pings"));
     Ok((at(50)?, at(99)?))
+}
+
+/// The round trips, in ms, in what `ping` said.
+#[must_use]
+pub fn round_trips(said: &str) -> Vec<f64> {
+    said.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok()).collect()
 }

@@ -1,26 +1,24 @@
 //! Where our driver domain's time goes under a steady load: its functions, by samples of the instruction pointer.
 //!
 //! QEMU stops the CPU between two instructions and looks. It does so under its own lock, for which an access to a device
-//! register waits too, so the share of such accesses is told too large.
+//! register waits too, so the share of such accesses is told too large. The loads are in [`super::net_profile`] and
+//! [`super::disk_profile`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smoltcp::wire::{IpEndpoint, Ipv4Address};
-
-use super::bed::{Bed, Station};
-use super::ramdisk::LOAD;
 use super::registers::{Registers, look};
-use super::samples::{Contender, float};
+use super::samples::float;
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
-use crate::guest::XL_LIMIT;
+use crate::guest::{Guest, XL_LIMIT};
+use crate::machine::Machine;
 use crate::qmp::Qmp;
-use crate::wire::services::{Burst, SINK_PORT, SOURCE_PORT};
+use crate::wire::Wire;
 
 const SAMPLES: usize = 1500;
 /// Where a domain image of ours is linked: no other program here lies that low.
@@ -30,81 +28,39 @@ const XEN: std::ops::Range<u64> = 0xffff_8000_0000_0000..0xffff_8800_0000_0000;
 /// How long a load lasts at most.
 pub(super) const LOAD_MS: u64 = 25_000;
 
-/// A steady load.
-#[derive(Debug, Clone, Copy)]
-struct Load {
-    name: &'static str,
-    start: fn(&Station) -> Result<()>,
+/// Who is sampled: our domain, while a guest of it makes the load.
+#[derive(Debug)]
+pub(super) struct Sampler<'a> {
+    pub(super) machine: &'a Machine,
+    /// The debug file of our domain's image.
+    pub(super) symbols: PathBuf,
+    pub(super) guest: &'a Guest,
+    /// What its card is plugged into, if it has one: the frames of the load are counted there.
+    pub(super) wire: Option<&'a Wire>,
 }
 
-const LOADS: &[Load] = &[
-    Load {
-        name: "TCP guest to wire",
-        start: |s| in_guest(s, &format!("tcp-send {}:{SINK_PORT}", s.wire.config.address)),
-    },
-    Load {
-        name: "TCP wire to guest",
-        start: |s| in_guest(s, &format!("tcp-receive {}:{SOURCE_PORT}", s.wire.config.address)),
-    },
-    Load {
-        name: "small packets guest to wire",
-        start: |s| in_guest(s, &format!("udp-send {}:{SINK_PORT}", s.wire.config.address)),
-    },
-    Load { name: "small packets wire to guest, 2000/s", start: datagrams_in },
-];
-
-fn in_guest(station: &Station, what: &str) -> Result<()> {
-    let script = format!("{LOAD} {what} --milliseconds {LOAD_MS} >/dev/null 2>&1 &");
-    station.guest.check(&script, XL_LIMIT).map(drop)
-}
-
-fn datagrams_in(station: &Station) -> Result<()> {
-    let address: Ipv4Address = station.address.parse().doing("the guest's address")?;
-    station.guest.check(&format!("{LOAD} udp-receive 5000 >/dev/null 2>&1 & sleep 0.5"), XL_LIMIT)?;
-    let to = IpEndpoint::new(address.into(), 5000);
-    let burst = Burst { to, payload_bytes: 18, count: 2 * LOAD_MS, per_second: 2000 };
-    station.wire.send_datagrams(burst);
-    Ok(())
-}
-
-/// A burst with nothing to send takes the place of one that is under way.
-fn end_burst(station: &Station) {
-    let to = IpEndpoint::new(station.wire.config.address.into(), 1);
-    station.wire.send_datagrams(Burst { to, payload_bytes: 1, count: 0, per_second: 1 });
-    thread::sleep(Duration::from_secs(1));
-}
-
-/// Samples our domain under every load, and returns the report.
-///
-/// # Errors
-/// A tool failed.
-pub fn run(bed: &Bed, image: &Path, only: &str) -> Result<String> {
-    let symbols = image.with_extension("debug");
-    let mut report = String::new();
-    for load in LOADS.iter().filter(|load| load.name.contains(only)) {
-        let _ = writeln!(report, "## {}\n", load.name);
-        for station in bed.stations.iter().filter(|station| station.contender == Contender::Bulkhead) {
-            (load.start)(station)?;
-            thread::sleep(Duration::from_millis(1500));
-            let before = (Instant::now(), station.wire.counters());
-            let samples = sample(&bed.machine.logs.join("qmp.sock"))?;
-            let (taken, wire) = (before.0.elapsed().as_secs_f64(), station.wire.counters().since(&before.1));
-            let (frames_in, frames_out) = (float(wire.frames_in) / taken, float(wire.frames_out) / taken);
-            let _ = writeln!(
-                report,
-                "{frames_in:.0} frames/s out of the card, {frames_out:.0} into it.
-"
-            );
-            let _ = writeln!(report, "{}", places(&samples, &symbols, &bed.machine.dom0)?);
-            station.guest.check("killall load; sleep 1", XL_LIMIT)?;
-            end_burst(station);
+impl Sampler<'_> {
+    /// Starts a load, samples, ends the load; the section of the report.
+    pub(super) fn section(&self, name: &str, start: impl FnOnce() -> Result<()>) -> Result<String> {
+        start()?;
+        thread::sleep(Duration::from_millis(1500));
+        let before = (Instant::now(), self.wire.map(Wire::counters));
+        let samples = sample(&self.machine.logs.join("qmp.sock"))?;
+        let taken = before.0.elapsed().as_secs_f64();
+        let mut section = format!("## {name}\n\n");
+        if let Some((wire, before)) = self.wire.zip(before.1) {
+            let seen = wire.counters().since(&before);
+            let (frames_in, frames_out) = (float(seen.frames_in) / taken, float(seen.frames_out) / taken);
+            let _ = writeln!(section, "{frames_in:.0} frames/s out of the card, {frames_out:.0} into it.\n");
         }
-        println!("{report}");
+        let _ = writeln!(section, "{}", places(&samples, &self.symbols, &self.machine.dom0)?);
+        self.guest.check("killall load; sleep 1", XL_LIMIT)?;
+        println!("{section}");
+        Ok(section)
     }
-    Ok(report)
 }
 
-pub(super) fn sample(socket: &Path) -> Result<Vec<Registers>> {
+fn sample(socket: &Path) -> Result<Vec<Registers>> {
     let mut qmp = Qmp::connect(socket)?;
     let mut samples = Vec::with_capacity(SAMPLES);
     let mut pause_us = 1500_u64;
@@ -118,7 +74,7 @@ pub(super) fn sample(socket: &Path) -> Result<Vec<Registers>> {
 }
 
 /// What the samples say: shares of the machine, then of our domain's functions.
-pub(super) fn places(samples: &[Registers], symbols: &Path, dom0: &Dom0) -> Result<String> {
+fn places(samples: &[Registers], symbols: &Path, dom0: &Dom0) -> Result<String> {
     let ours = samples.iter().find(|sample| IMAGE.contains(&sample.rip)).map(|sample| sample.cr3);
     let mut shares: BTreeMap<&str, u64> = BTreeMap::new();
     let mut addresses = Vec::new();

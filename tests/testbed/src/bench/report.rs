@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::samples::{Ratio, Row};
+use super::samples::{Contender, Ratio, Row};
 use crate::failure::{Doing, Result};
 
 /// What a run has to say.
@@ -35,7 +35,7 @@ impl Report {
              | | against a Linux driver domain | aim | against the bare device | aim |\n|---|---|---|---|---|\n",
             self.title, self.command
         );
-        for row in &self.rows {
+        for row in self.rows.iter().filter(|row| !row.metric.is_count) {
             let aim = |aim: Option<f64>| {
                 aim.map_or_else(String::new, |aim| {
                     format!("{} {aim}", if row.metric.higher_is_better { "≥" } else { "≤" })
@@ -53,6 +53,31 @@ impl Report {
                 aim(row.metric.aim_linux),
                 shown(row.against_bare, row.metric.aim_bare, row.metric.higher_is_better),
                 aim(row.metric.aim_bare),
+            );
+        }
+        text + &self.counts()
+    }
+
+    /// What was counted, as a table; nothing if nothing was.
+    fn counts(&self) -> String {
+        let rows: Vec<_> = self.rows.iter().filter(|row| row.metric.is_count).collect();
+        if rows.is_empty() {
+            return String::new();
+        }
+        let mut text = String::from(
+            "\nCounts of the driver domain's work, as they are: the median of the rounds. Whom they do not exist for has a –.\n\n\
+             | | ours | Linux | bare device | ours to Linux's |\n|---|---|---|---|---|\n",
+        );
+        for row in rows {
+            let count = |contender| row.median(contender).map_or_else(|| "–".into(), |count| format!("{count:.2}"));
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                row.metric.title,
+                count(Contender::Bulkhead),
+                count(Contender::Linux),
+                count(Contender::Bare),
+                shown(row.against_linux, row.metric.aim_linux, row.metric.higher_is_better),
             );
         }
         text
@@ -113,4 +138,37 @@ fn shown(ratio: Option<Ratio>, aim: Option<f64>, higher_is_better: bool) -> Stri
     let met = aim.is_none_or(|aim| if higher_is_better { median >= aim } else { median <= aim });
     let mark = if met { "" } else { "**" };
     format!("{mark}{median:.2}{mark} ({min:.2}..{max:.2})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::{PING, TCP_COPIES, TCP_INTERRUPTS};
+    use super::super::samples::Samples;
+    use super::*;
+
+    fn report(samples: &Samples) -> String {
+        Report { title: "t".into(), command: "c".into(), rows: samples.rows() }.markdown()
+    }
+
+    #[test]
+    fn counts_stand_apart_as_they_are() {
+        let mut samples = Samples::default();
+        samples.add(PING, Contender::Bulkhead, 1.0);
+        samples.add(PING, Contender::Linux, 4.0);
+        samples.add(TCP_COPIES, Contender::Bulkhead, 1.5);
+        samples.add(TCP_INTERRUPTS, Contender::Bulkhead, 30.0);
+        samples.add(TCP_INTERRUPTS, Contender::Linux, 60.0);
+        let text = report(&samples);
+        assert!(text.contains("| ping, median | 0.25 (0.25..0.25) |"), "{text}");
+        assert!(text.contains("| grant copies per frame of TCP | 1.50 | – | – | – |\n"), "{text}");
+        assert!(text.contains("| 30.00 | 60.00 | – | 0.50 (0.50..0.50) |\n"), "{text}");
+        assert_eq!(text.matches("grant copies").count(), 1);
+    }
+
+    #[test]
+    fn without_counts_there_is_no_table_of_them() {
+        let mut samples = Samples::default();
+        samples.add(PING, Contender::Bulkhead, 1.0);
+        assert!(!report(&samples).contains("Counts"));
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::bed::{Bed, Station};
-use super::corner::{Measure, Measured, one, take_turns, two};
+use super::corner::{Measure, Measured, one, take_counted_turns, take_turns, two};
 use super::metrics as m;
 use super::network::{self, Direction, Place};
 use super::samples::{Metric, Samples, float};
@@ -53,14 +53,16 @@ pub fn run(bed: &Bed, rounds: usize, only: &str) -> Samples {
     for round in 0..rounds {
         println!("round {} of {rounds}", round.saturating_add(1));
         samples.start_round(round);
-        let bulk = take_turns(&bed.stations, BULK, only, round, &mut samples);
-        let small = take_turns(&bed.stations, SMALL, only, round, &mut samples);
+        let bulk = take_counted_turns(&bed.stations, BULK, only, round, &mut samples);
+        let small = take_counted_turns(&bed.stations, SMALL, only, round, &mut samples);
         take_turns(&bed.stations, OTHER, only, round, &mut samples);
         for (station, (bulk, small)) in bed.stations.iter().zip(bulk.iter().zip(&small)) {
             if station.domain.is_some() {
                 samples.add(m::CPU_PER_GIB, station.contender, bulk.cpu * float(1 << 30) / bulk.moved.bytes);
                 samples.add(m::CPU_PER_PACKET, station.contender, small.cpu * 1e6 / small.moved.items);
             }
+            bulk.work.note(&m::TCP_WORK, bulk.served, station.contender, &mut samples);
+            small.work.note(&m::SMALL_WORK, small.served, station.contender, &mut samples);
         }
     }
     samples

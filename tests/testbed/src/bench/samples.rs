@@ -45,6 +45,8 @@ pub struct Metric {
     pub unit: &'static str,
     /// Whether more is better; if not, less is.
     pub higher_is_better: bool,
+    /// A count of what was done, which says something about a driver domain by itself: the machine's speed is no part of it.
+    pub is_count: bool,
     /// The aim for ours divided by Linux's.
     pub aim_linux: Option<f64>,
     /// The aim for ours divided by the bare device's.
@@ -110,7 +112,9 @@ impl Samples {
         let Some(row) = self.rows.get_mut(at) else { return };
         let values = row.samples.entry(contender).or_default();
         values.resize(self.round, None);
-        values.push(Some(value).filter(|value| value.is_finite() && *value > 0.0));
+        // A time or a rate of nothing is a measurement that failed; of something that is counted there may be none.
+        let measured = |value: &f64| value.is_finite() && (*value > 0.0 || metric.is_count && *value == 0.0);
+        values.push(Some(value).filter(measured));
     }
 
     /// The rows with their ratios.
@@ -127,9 +131,17 @@ impl Samples {
 }
 
 impl Row {
+    /// The median of what was measured of a contender.
+    #[must_use]
+    pub fn median(&self, contender: Contender) -> Option<f64> {
+        let values: Vec<f64> = self.samples.get(&contender)?.iter().flatten().copied().collect();
+        percentile(&values, 50)
+    }
+
     fn ratio_to(&self, other: Contender) -> Option<Ratio> {
         let (ours, theirs) = (self.samples.get(&Contender::Bulkhead)?, self.samples.get(&other)?);
-        let ratios: Vec<f64> = ours.iter().zip(theirs).filter_map(|(a, b)| Some(a.as_ref()? / b.as_ref()?)).collect();
+        let ratios = ours.iter().zip(theirs).filter_map(|(a, b)| Some(a.as_ref()? / b.as_ref()?));
+        let ratios: Vec<f64> = ratios.filter(|ratio| ratio.is_finite()).collect();
         Some(Ratio {
             median: percentile(&ratios, 50)?,
             min: percentile(&ratios, 0)?,
@@ -151,6 +163,16 @@ pub fn percentile(values: &[f64], percent: usize) -> Option<f64> {
     }
     let rank = sorted.len().saturating_mul(percent).div_ceil(100).max(1);
     sorted.get(rank.saturating_sub(1)).copied()
+}
+
+/// Jain's index of fairness: 1 if all have the same, one over their number if one has everything. `None` if nobody has
+/// anything.
+#[must_use]
+pub fn fairness(shares: &[f64]) -> Option<f64> {
+    let sum: f64 = shares.iter().sum();
+    let squares: f64 = shares.iter().map(|share| share * share).sum();
+    let count = float(u64::try_from(shares.len()).ok()?);
+    (squares > 0.0).then(|| sum * sum / (count * squares))
 }
 
 /// The nearest `f64`.

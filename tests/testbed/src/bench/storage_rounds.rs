@@ -1,6 +1,6 @@
 //! What a round of the storage benchmark holds.
 
-use super::corner::{Measure, Measured, Moved, take_turns};
+use super::corner::{Measure, Measured, Moved, take_counted_turns};
 use super::disks::{DiskBed, DiskPlace};
 use super::metrics as m;
 use super::network::value;
@@ -66,9 +66,10 @@ pub fn run(bed: &DiskBed, rounds: usize, only: &str) -> Samples {
     for round in 0..rounds {
         println!("round {} of {rounds}", round.saturating_add(1));
         samples.start_round(round);
-        let efforts = take_turns(&bed.places, ALL, only, round, &mut samples);
+        let efforts = take_counted_turns(&bed.places, ALL, only, round, &mut samples);
         for (place, effort) in bed.places.iter().zip(efforts) {
             samples.add(m::CPU_PER_REQUEST, place.contender, effort.cpu * 1e6 / effort.moved.items);
+            effort.work.note(&m::DISK_WORK, effort.served, place.contender, &mut samples);
         }
     }
     samples
