@@ -11,6 +11,7 @@ use xen_pv_rt::hyp::{Instant, Platform};
 
 use crate::disk::{AttachedController, Controller, DiskError, DiskEvent, DiskId, DiskName, Health, ProbeError, Tag};
 use crate::patience::Trust;
+use crate::publish::ControllerReport;
 use crate::vbd::Controllers;
 use crate::volume::{DiskRef, NamedDisk};
 
@@ -89,6 +90,18 @@ impl<H: Platform> PciControllers<H> {
             ids.filter_map(move |disk| entry.disk(number, DiskId(disk)))
         });
         disks.collect()
+    }
+
+    /// The controllers as they are now.
+    pub fn reports(&mut self) -> Vec<ControllerReport> {
+        let report = |entry: &mut Entry<H>| ControllerReport {
+            name: entry.name.clone(),
+            sbdf: entry.controller.sbdf(),
+            health: entry.controller.controller().health(),
+            counters: entry.controller.controller().counters(),
+            interrupts: entry.controller.interrupts().noticed(),
+        };
+        self.entries.iter_mut().map(report).collect()
     }
 
     /// A disk that something happened to since the last call, as it is now.

@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
-use xen_pv_rt::hyp::{DmaError, Instant, Platform};
+use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform};
 use xen_pv_rt::task::{Tasks, block_on};
 use xen_pv_rt::timekeeper::Timekeeper;
 
@@ -18,7 +18,8 @@ use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
 use crate::errand::{Errand, WithErrand};
 use crate::patience::Patience;
-use crate::vbd::{Blkback, Options, Turn};
+use crate::publish::{Board, VbdReport, Work, publish};
+use crate::vbd::{Blkback, Copied, Options, Turn};
 use crate::volume::Catalogue;
 use crate::{rescan, scan};
 
@@ -58,17 +59,22 @@ pub struct Domain<H: Platform> {
     controllers: PciControllers<H>,
     errand: Rc<Errand>,
     blkback: Blkback<H>,
+    board: Rc<Board>,
     patience: Patience,
     time: Timekeeper<H>,
+    /// Sleeps that ended with something to do.
+    wakeups: u64,
+    /// It has slept since there was something to do.
+    slept: bool,
 }
 
 impl<H: Platform> Domain<H> {
     /// Reads the command line, starts the controllers, reads the tables on their disks, and begins to serve
-    /// vbds.
+    /// vbds. `memory_use` is asked when that is reported.
     ///
     /// # Errors
     /// [`StartError`]: one line that says what is wrong with the domain's configuration.
-    pub fn start(hyp: H, command_line: &str) -> Result<Self, StartError> {
+    pub fn start(hyp: H, command_line: &str, memory_use: fn() -> MemoryUse) -> Result<Self, StartError> {
         let config = Config::parse(command_line).map_err(StartError::Config)?;
         log::set_max_level(config.log);
         let mut controllers =
@@ -85,10 +91,13 @@ impl<H: Platform> Domain<H> {
         let options = Options { budget: config.budget, ..Options::default() };
         let blkback = Blkback::new(hyp.clone(), tasks.clone(), catalogue, &options);
         blkback.spawn_hotplug();
+        let board = Rc::new(Board::default());
+        tasks.spawn(publish(hyp.clone(), board.clone(), memory_use));
         tasks.spawn(rescan::follow(hyp.clone(), blkback.clone(), errand.clone(), pages, lines));
         let control = ControlPlane::new(hyp.clone(), tasks);
         let time = Timekeeper::new(hyp.clone());
-        Ok(Self { hyp, control, controllers, errand, blkback, patience: Patience::default(), time })
+        let patience = Patience::default();
+        Ok(Self { hyp, control, controllers, errand, blkback, board, patience, time, wakeups: 0, slept: false })
     }
 
     /// Serves until the toolstack asks for the end, and says how.
@@ -119,15 +128,29 @@ impl<H: Platform> Domain<H> {
     fn turn(&mut self, until: Option<Instant>) -> Option<Request> {
         self.time.begin_turn();
         let request = self.control.poll(self.time.now());
+        if self.board.is_asked() {
+            self.post();
+        }
         let mut controllers = WithErrand { controllers: &mut self.controllers, errand: &self.errand };
         let turn = self.blkback.poll(self.time.now(), &mut controllers);
         while let Some(disk) = self.controllers.take_event() {
             self.blkback.disk_changed(disk);
         }
-        if turn == Turn::Idle && request.is_none() {
-            self.sleep(until);
+        match turn {
+            Turn::Busy => self.wakeups = self.wakeups.wrapping_add(u64::from(core::mem::take(&mut self.slept))),
+            Turn::Idle if request.is_none() => self.sleep(until),
+            Turn::Idle => {}
         }
         request
+    }
+
+    /// Leaves the latest numbers for those who report them.
+    fn post(&mut self) {
+        let Copied { calls: copy_calls, operations: copies } = self.blkback.copied();
+        let vbds = self.blkback.counters().into_iter();
+        let vbds = vbds.map(|(frontend, devid, counters)| VbdReport { frontend, devid, counters });
+        let work = Work { wakeups: self.wakeups, copy_calls, copies };
+        self.board.post(work, self.controllers.reports(), vbds.collect());
     }
 
     /// Sleeps, unless something arrives while everybody is asked for an event.
@@ -144,7 +167,8 @@ impl<H: Platform> Domain<H> {
         let deadlines = [until, self.control.deadline(), Some(self.controllers.next_poll()), patience];
         self.hyp.wait(deadlines.into_iter().flatten().min());
         // An event that was there already says nothing about how long a disk takes.
-        if self.time.note_wake_up() && busy {
+        self.slept = self.time.note_wake_up();
+        if self.slept && busy {
             self.patience.learn(self.time.now().saturating_since(idle_since));
         }
     }

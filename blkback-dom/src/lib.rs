@@ -3,6 +3,7 @@
 //! - [`disk`]: drivers for the controllers.
 //! - [`controllers`]: those of this domain, on its PCI bus.
 //! - [`domain`]: start, event loop, end.
+//! - [`publish`]: counters and health for Dom0, in xenstore.
 //! - [`scan`], [`rescan`]: what is on the disks, and looking again.
 //! - [`errand`]: reads of the domain's own.
 //! - [`vbd`]: virtual block devices and the data plane between them and the disks.
@@ -19,6 +20,7 @@ pub mod disk;
 pub mod domain;
 pub mod errand;
 mod patience;
+pub mod publish;
 pub mod rescan;
 pub mod scan;
 pub mod vbd;

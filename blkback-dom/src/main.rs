@@ -15,7 +15,7 @@ use xen_pv_rt::control::Request;
 #[unsafe(no_mangle)]
 fn domain_main(xen: Xen, command_line: &str) -> Exit {
     log::info!("blkback-dom {}", env!("CARGO_PKG_VERSION"));
-    let mut domain = match Domain::start(xen, command_line) {
+    let mut domain = match Domain::start(xen, command_line, memory_use) {
         Ok(domain) => domain,
         Err(error) => {
             log::error!("cannot serve: {error}");

@@ -26,6 +26,7 @@ pub mod control;
 pub mod control_plane;
 pub mod hyp;
 pub mod limit;
+pub mod statistics;
 pub mod task;
 pub mod timekeeper;
 pub mod xenbus;

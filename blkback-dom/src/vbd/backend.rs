@@ -14,6 +14,7 @@ use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
 
 use super::Budget;
 use super::cause::VbdCounters;
+use super::copies::Copied;
 use super::device::VbdParts;
 use super::keys::{BackendKeys, FrontendKeys, QueueKeys, offer, offered_discard};
 use super::plane::{Controllers, Plane, Turn, VbdId};
@@ -261,8 +262,8 @@ impl<H: Hypervisor + Dma> Blkback<H> {
         self.devices.backend().plane.borrow().counters().collect()
     }
 
-    /// Grant copy hypercalls since start.
-    pub fn copy_hypercalls(&self) -> u64 {
-        self.devices.backend().plane.borrow().hypercalls()
+    /// Grant copies since start.
+    pub fn copied(&self) -> Copied {
+        self.devices.backend().plane.borrow().copied()
     }
 }

@@ -18,6 +18,13 @@ macro_rules! causes {
             /// All causes in order.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
+            /// The code.
+            pub const fn code(self) -> &'static str {
+                match self {
+                    $(Self::$name => $code,)*
+                }
+            }
+
             /// The code and what it means.
             pub const fn fault(self) -> Fault {
                 match self {
@@ -134,7 +141,7 @@ impl ErrorCounts {
         self.0.iter().fold(0, |sum, count| sum.wrapping_add(*count))
     }
 
-    pub(super) fn add(&mut self, cause: Cause) {
+    pub(crate) fn add(&mut self, cause: Cause) {
         if let Some(count) = self.0.get_mut(cause.index()) {
             *count = count.wrapping_add(1);
         }
@@ -160,4 +167,6 @@ pub struct VbdCounters {
     pub errors: ErrorCounts,
     /// Notifications sent.
     pub notifications: u64,
+    /// Notifications received, each queue's once for each time that the domain gets ready to sleep.
+    pub events: u64,
 }

@@ -12,19 +12,36 @@ use super::work::{Part, Segments};
 /// Operations of one hypercall.
 const BATCH: usize = 64;
 
+/// Copies since some moment. They wrap.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Hypercalls.
+    pub calls: u64,
+    /// Operations in those.
+    pub operations: u64,
+}
+
+impl Copied {
+    /// Adds those of a batch.
+    pub(super) const fn add(&mut self, more: Self) {
+        self.calls = self.calls.wrapping_add(more.calls);
+        self.operations = self.operations.wrapping_add(more.operations);
+    }
+}
+
 /// Operations that are carried out together.
 pub(super) struct CopyBatch<'h, 'a, H> {
     hyp: &'h H,
     ops: heapless::Vec<GrantCopy<'a>, BATCH>,
     owners: heapless::Vec<&'a Cell<Option<GrantError>>, BATCH>,
-    /// Hypercalls so far.
-    pub(super) hypercalls: u64,
+    /// What it took so far.
+    pub(super) copied: Copied,
 }
 
 impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
     /// An empty batch.
     pub(super) fn new(hyp: &'h H) -> Self {
-        Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), hypercalls: 0 }
+        Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), copied: Copied::default() }
     }
 
     /// Adds a copy of `len` bytes whose failure is noted in `owner`.
@@ -49,7 +66,8 @@ impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
             return;
         }
         self.hyp.copy(&mut self.ops);
-        self.hypercalls = self.hypercalls.wrapping_add(1);
+        let operations = u64::try_from(self.ops.len()).unwrap_or(0);
+        self.copied.add(Copied { calls: 1, operations });
         for (op, owner) in self.ops.iter().zip(&self.owners) {
             if let Err(error) = op.status {
                 owner.set(Some(error));

@@ -356,7 +356,8 @@ impl<H: Hypervisor> Vbd<H> {
         let mut work = false;
         for (queue, number) in self.queues.iter().zip(0_u8..) {
             // Cleared first, so that an event that comes in between is not lost.
-            hyp.take_pending(&queue.port);
+            let events = u64::from(hyp.take_pending(&queue.port));
+            self.counters.events = self.counters.events.wrapping_add(events);
             match queue.ring.arm(more) {
                 Ok(ready) => work |= ready >= more && has_room,
                 Err(_) => broken = Some(number),

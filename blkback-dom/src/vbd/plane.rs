@@ -13,7 +13,7 @@ use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, Instant, PeerSpan}
 use xen_pv_rt::xenbus::backend::Fault;
 
 use super::cause::{Cause, VbdCounters};
-use super::copies::{CopyBatch, gather, scatter};
+use super::copies::{Copied, CopyBatch, gather, scatter};
 use super::device::{Vbd, VbdParts};
 use super::work::{Kind, PART_PAGES, Part, Segments, Stage};
 use crate::disk::{Command, Controller, DiskError, Op, Span, SubmitError, Tag};
@@ -69,8 +69,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     finished: Vec<Box<Part>>,
     /// Whose turn it is to be first.
     first: usize,
-    /// Copy hypercalls since start.
-    hypercalls: u64,
+    /// Since start.
+    copied: Copied,
 }
 
 impl<H: Hypervisor> Plane<H> {
@@ -83,7 +83,7 @@ impl<H: Hypervisor> Plane<H> {
             reserved: 0,
             finished: Vec::new(),
             first: 0,
-            hypercalls: 0,
+            copied: Copied { calls: 0, operations: 0 },
         }
     }
 
@@ -157,9 +157,9 @@ impl<H: Hypervisor> Plane<H> {
         self.vbds.iter().flatten().map(|vbd| (vbd.frontend, vbd.devid, vbd.counters))
     }
 
-    /// Copy hypercalls since start.
-    pub(crate) const fn hypercalls(&self) -> u64 {
-        self.hypercalls
+    /// Copies since start.
+    pub(crate) const fn copied(&self) -> Copied {
+        self.copied
     }
 
     /// One turn.
@@ -213,7 +213,7 @@ impl<H: Hypervisor> Plane<H> {
             }
         }
         batch.run();
-        self.hypercalls = self.hypercalls.wrapping_add(batch.hypercalls);
+        self.copied.add(batch.copied);
     }
 
     /// Gives finished parts back to their requests, and answers those that are whole.
@@ -255,9 +255,9 @@ impl<H: Hypervisor> Plane<H> {
             }
         }
         batch.run();
-        let hypercalls = batch.hypercalls;
+        let copied = batch.copied;
         drop(batch);
-        self.hypercalls = self.hypercalls.wrapping_add(hypercalls);
+        self.copied.add(copied);
         if any {
             self.vbds.iter_mut().flatten().for_each(|vbd| vbd.fetched(now));
         }
@@ -287,7 +287,7 @@ impl<H: Hypervisor> Plane<H> {
             }
         }
         batch.run();
-        self.hypercalls = self.hypercalls.wrapping_add(batch.hypercalls);
+        self.copied.add(batch.copied);
     }
 
     /// Hands parts to the disks, each vbd one at a time, until nobody gets any further.

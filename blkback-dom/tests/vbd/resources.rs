@@ -45,9 +45,9 @@ fn a_few_hypercalls_carry_many_requests() {
     let mut rig = Rig::new();
     let guest = rig.guest();
     let requests: Vec<_> = (0..32).map(|_| rig.transfer(guest, 1, 0, 4096).0).collect();
-    let before = rig.blkback.copy_hypercalls();
+    let before = rig.blkback.copied().calls;
     assert_eq!(rig.ask(guest, &requests), [0; 32]);
-    let hypercalls = rig.blkback.copy_hypercalls() - before;
+    let hypercalls = rig.blkback.copied().calls - before;
     assert!(hypercalls <= 2, "{hypercalls} copy hypercalls for 32 requests");
 }
 

@@ -1,16 +1,15 @@
 //! The counters of a report, by name: for xenstore and for the metrics page. Names are stable.
 
+use xen_pv_rt::statistics::Counter;
+
 use super::{CardReport, VifReport, Work};
 
-/// A counter of a report.
-type Get<T> = fn(&T) -> u64;
-
 /// Those of the domain.
-pub(crate) const OF_DOMAIN: [(&str, Get<Work>); 3] =
+pub(crate) const OF_DOMAIN: [Counter<Work>; 3] =
     [("wakeups", |work| work.wakeups), ("copy-calls", |work| work.copy_calls), ("copies", |work| work.copies)];
 
 /// Those of a card.
-pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 9] = [
+pub(crate) const OF_CARDS: [Counter<CardReport>; 9] = [
     ("tx-frames", |card| card.counters.tx_frames),
     ("tx-bytes", |card| card.counters.tx_bytes),
     ("tx-dropped", |card| card.counters.tx_dropped),
@@ -23,7 +22,7 @@ pub(crate) const OF_CARDS: [(&str, Get<CardReport>); 9] = [
 ];
 
 /// Those of a vif; the causes of its drops are listed elsewhere.
-pub(crate) const OF_VIFS: [(&str, Get<VifReport>); 9] = [
+pub(crate) const OF_VIFS: [Counter<VifReport>; 9] = [
     ("tx-packets", |vif| vif.counters.tx.packets),
     ("tx-bytes", |vif| vif.counters.tx.bytes),
     ("tx-dropped", |vif| vif.counters.tx_drops.total()),

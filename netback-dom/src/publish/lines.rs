@@ -2,9 +2,9 @@
 
 use alloc::format;
 use alloc::string::String;
-use core::fmt::Write as _;
 
 use xen_pv_rt::hyp::MemoryUse;
+use xen_pv_rt::statistics::Words;
 
 use super::counters::{OF_CARDS, OF_DOMAIN, OF_VIFS};
 use super::{CardReport, VifReport, Work};
@@ -12,22 +12,10 @@ use crate::nic::Link;
 use crate::vif::Cause;
 use crate::vif::counters::DropCounts;
 
-/// Most bytes of a node: Xen's default quota (`entry-size`).
-const MAX_LINE: usize = 2048;
-
 /// The domain: version, memory, vifs in service, what it has done.
 pub fn domain_line(memory: MemoryUse, vifs: usize, work: Work) -> String {
-    let mut line = format!(
-        "version={} memory-total-kib={} memory-used-kib={} heap-used-bytes={} vifs={vifs}",
-        env!("CARGO_PKG_VERSION"),
-        memory.total_kib(),
-        memory.used_kib(),
-        memory.heap_bytes,
-    );
-    for (name, get) in OF_DOMAIN {
-        add(&mut line, name, get(&work));
-    }
-    line
+    let words = Words::of_domain(env!("CARGO_PKG_VERSION"), memory).with("vifs", vifs);
+    words.with_counters(&work, &OF_DOMAIN).into_line()
 }
 
 /// A card: what it is, its link, its counters. `link=` is `up` or `down`; `speed=`, in Mbit/s, is 0 if it is unknown.
@@ -36,41 +24,21 @@ pub fn card_line(card: &CardReport) -> String {
         Link::Up(speed) => ("up", speed),
         Link::Down => ("down", 0),
     };
-    let mut line = format!("pci={} card=\"{}\" mac={} link={link} speed={speed}", card.sbdf, card.name, card.mac);
-    for (name, get) in OF_CARDS {
-        add(&mut line, name, get(card));
-    }
-    line
+    let words =
+        Words::new().with("pci", card.sbdf).with("card", format_args!("\"{}\"", card.name)).with("mac", card.mac);
+    words.with("link", link).with("speed", speed).with_counters(card, &OF_CARDS).into_line()
 }
 
 /// A vif: its counters, and those causes of drops that happened, as `tx-drop-CODE=` and `rx-drop-CODE=`, as far as they fit.
 pub fn vif_line(vif: &VifReport) -> String {
-    let mut line = String::new();
-    for (name, get) in OF_VIFS {
-        add(&mut line, name, get(vif));
-    }
-    add_drops(&mut line, "tx", &vif.counters.tx_drops);
-    add_drops(&mut line, "rx", &vif.counters.rx_drops);
-    line
+    let words = Words::new().with_counters(vif, &OF_VIFS);
+    let words = with_drops(words, "tx", &vif.counters.tx_drops);
+    with_drops(words, "rx", &vif.counters.rx_drops).into_line()
 }
 
-/// Adds a counter to a line.
-fn add(line: &mut String, name: &str, count: u64) {
-    let space = if line.is_empty() { "" } else { " " };
-    // A string takes everything.
-    let _ = write!(line, "{space}{name}={count}");
-}
-
-fn add_drops(line: &mut String, direction: &str, drops: &DropCounts) {
-    for cause in Cause::ALL {
-        let count = drops.of(*cause);
-        if count != 0 {
-            let word = format!(" {direction}-drop-{}={count}", cause.code());
-            if line.len().saturating_add(word.len()) <= MAX_LINE {
-                line.push_str(&word);
-            }
-        }
-    }
+fn with_drops(words: Words, direction: &str, drops: &DropCounts) -> Words {
+    let happened = Cause::ALL.iter().map(|cause| (cause, drops.of(*cause))).filter(|(_, count)| *count != 0);
+    happened.fold(words, |words, (cause, count)| words.with(&format!("{direction}-drop-{}", cause.code()), count))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::vif::counters::{Traffic, VifCounters};
 use alloc::collections::BTreeSet;
 use pciback::BadSbdf;
 use xen_pv_rt::hyp::Domid;
+use xen_pv_rt::statistics::MAX_LINE;
 
 fn words(line: &str) -> BTreeSet<&str> {
     line.split(' ').filter_map(|word| word.split_once('=')).map(|(name, _)| name).collect()
@@ -61,14 +62,4 @@ fn every_cause_has_room_and_a_name_of_its_own() {
     // A count of one digit is written above; most counts have no more than eight.
     assert!(line.len() + 2 * Cause::COUNT * 7 <= MAX_LINE, "{} bytes", line.len());
     assert_eq!(words(&line).len(), 9 + 2 * Cause::COUNT);
-}
-
-#[test]
-fn a_line_is_no_longer_than_xenstore_takes() {
-    let mut line = "x".repeat(MAX_LINE - 24);
-    let mut drops = DropCounts::default();
-    drops.add(Cause::RxQueue);
-    drops.add(Cause::RxStall);
-    add_drops(&mut line, "rx", &drops);
-    assert_eq!(line.get(MAX_LINE - 24..), Some(" rx-drop-RX_QUEUE=1"));
 }

@@ -28,6 +28,24 @@ pub(super) fn dom0_is_a_frontend_and_has_no_disk_driver(storage: &mut Storage) -
     storage.detach(0, "xvdz")
 }
 
+/// What Dom0 reads of vbds and controllers in xenstore.
+pub(super) fn counters_move_while_a_vbd_is_there(storage: &mut Storage) -> Result<()> {
+    let guest = storage.guest("g2")?;
+    let blkdom = storage.ensure_blkdom()?;
+    let node = format!("/local/domain/{blkdom}/data/statistics/vbd-{}-51728", guest.domid);
+    storage.attach(guest.domid, "xvdb", "rw", &format!("{}{RAW}", storage.disk()))?;
+    let write = "dd if=/dev/zero of=/dev/xvdb bs=64k count=16 oflag=direct 2>/dev/null";
+    guest.check(&format!("set -e; {}; {write}", wait_for("xvdb")), GUEST_LIMIT)?;
+    // Nodes are written every five seconds.
+    let until = |what: &str| format!("for i in $(seq 150); do {what} && exit 0; sleep 0.1; done; exit 1");
+    let written = until(&format!("xenstore-read {node} 2>/dev/null | grep -q ' sectors-written=2048 '"));
+    storage.dom0(&written).doing("waiting for the vbd's counters")?;
+    let controllers = "grep 'state=running' | grep -vq 'answered=0 '";
+    storage.dom0(&format!("xenstore-ls /local/domain/{blkdom}/data/statistics | {controllers}"))?;
+    storage.detach(guest.domid, "xvdb")?;
+    storage.dom0(&until(&format!("! xenstore-read {node} 2>/dev/null"))).doing("waiting for the node to go").map(|_| ())
+}
+
 /// The kernel and the initramfs come from a file system that Dom0 has mounted from a vbd of its own.
 pub(super) fn a_guest_boots_from_a_kernel_on_dom0s_vbd(storage: &mut Storage) -> Result<()> {
     storage.ensure_blkdom()?;

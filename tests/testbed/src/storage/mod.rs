@@ -27,6 +27,7 @@ const ALL: &[Scenario<Storage>] = &[
     medium("a_read_only_vbd_is_not_written", targets::a_read_only_vbd_is_not_written),
     medium("attached_and_detached_ten_times_nothing_leaks", hotplug::attached_and_detached_ten_times_nothing_leaks),
     medium("what_cannot_be_served_is_refused_and_named", targets::what_cannot_be_served_is_refused_and_named),
+    medium("counters_move_while_a_vbd_is_there", dom0::counters_move_while_a_vbd_is_there),
     medium(
         "a_partition_that_dom0_makes_is_served_once_it_asks",
         targets::a_partition_that_dom0_makes_is_served_once_it_asks,
