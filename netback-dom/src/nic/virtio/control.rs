@@ -9,7 +9,8 @@ use virtio_drivers::transport::Transport;
 use virtio_pci::{Buffer, Queue};
 use xen_pv_rt::hyp::{Clock, Dma, DmaRing};
 
-use super::{CONTROL, wait};
+use super::CONTROL;
+use super::wait::wait;
 use crate::nic::NicError;
 
 /// `VIRTIO_NET_CTRL_RX`, and its commands, each of which takes a byte that says on or off.

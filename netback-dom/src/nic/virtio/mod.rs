@@ -13,9 +13,12 @@
 //!
 //! Virtio 1.2, section 5.1. Not here: several queue pairs.
 
+mod config;
 mod control;
+mod features;
 mod rx;
 mod tx;
+mod wait;
 
 use alloc::boxed::Box;
 use core::time::Duration;
@@ -24,8 +27,10 @@ use virtio_drivers::transport::{DeviceStatus, Transport};
 use xen_pv_rt::hyp::{Clock, Dma, Instant};
 
 use self::control::Control;
+use self::features::Features;
 use self::rx::Receiver;
 use self::tx::Transmitter;
+use self::wait::{GONE, reset};
 use super::watchdog::Watchdog;
 use super::{
     Capabilities, LONGEST_FRAME, Link, MIN_FRAME, MacAddress, Nic, NicCounters, NicError, STANDARD_FRAME, Settings,
@@ -34,83 +39,14 @@ use crate::frame::{Frame, MAX_SEGMENTS};
 use virtio_pci::{Queue, QueueError};
 pub use virtio_pci::{VirtioPci, Window, Windows};
 
-bitflags::bitflags! {
-    /// Features that this driver uses. Virtio 1.2, 5.1.3 and 6.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    struct Features: u64 {
-        /// The device fills in checksums.
-        const CSUM = 1 << 0;
-        /// The device passes blank and verified checksums on to us.
-        const GUEST_CSUM = 1 << 1;
-        /// There is an MTU in configuration space.
-        const MTU = 1 << 3;
-        /// There is an address in configuration space.
-        const MAC = 1 << 5;
-        /// The device passes on TCP over IPv4 that is not cut up.
-        const GUEST_TSO4 = 1 << 7;
-        /// The device passes on TCP over IPv6 that is not cut up.
-        const GUEST_TSO6 = 1 << 8;
-        /// The device cuts up TCP over IPv4.
-        const HOST_TSO4 = 1 << 11;
-        /// The device cuts up TCP over IPv6.
-        const HOST_TSO6 = 1 << 12;
-        /// Frames may arrive in several buffers.
-        const MRG_RXBUF = 1 << 15;
-        /// There is a link state in configuration space.
-        const STATUS = 1 << 16;
-        /// There is a control queue.
-        const CTRL_VQ = 1 << 17;
-        /// It takes commands about which frames are received.
-        const CTRL_RX = 1 << 18;
-        /// Notifications and interrupts by index.
-        const EVENT_IDX = 1 << 29;
-        /// Not a legacy device.
-        const VERSION_1 = 1 << 32;
-        /// The device's accesses go through the IOMMU.
-        const ACCESS_PLATFORM = 1 << 33;
-    }
-}
-
-impl Features {
-    /// What we take of an offer: nothing that depends on something that is not in it.
-    fn chosen_from(offer: u64) -> Self {
-        let mut chosen = Self::from_bits_truncate(offer);
-        for (feature, needs) in [
-            (Self::HOST_TSO4 | Self::HOST_TSO6, Self::CSUM),
-            // Without, each buffer would have to hold 64 KiB.
-            (Self::GUEST_TSO4 | Self::GUEST_TSO6, Self::GUEST_CSUM | Self::MRG_RXBUF),
-            (Self::CTRL_RX, Self::CTRL_VQ),
-        ] {
-            if !chosen.contains(needs) {
-                chosen.remove(feature);
-            }
-        }
-        chosen
-    }
-}
-
 /// Queue numbers; that of the control queue is for devices with one queue pair.
 const RX: u16 = 0;
 const TX: u16 = 1;
 const CONTROL: u16 = 2;
-/// Offsets in configuration space.
-const CONFIG_MAC: usize = 0;
-const CONFIG_STATUS: usize = 6;
-const CONFIG_MTU: usize = 10;
-/// The smallest MTU there is.
-const MIN_MTU: u16 = 68;
-/// Bit of the link state.
-const LINK_UP: u16 = 1;
 /// Length of `struct virtio_net_hdr_v1` in bytes.
 const HEADER: u16 = 12;
-/// What every register of a device that has gone reads as.
-const GONE: DeviceStatus = DeviceStatus::from_bits_retain(0xff);
-/// How long the device may take for a reset.
-const DEADLINE: Duration = Duration::from_millis(100);
 /// How often link and status are looked at.
 const HEALTH: Duration = Duration::from_secs(1);
-/// Bytes of an Ethernet header with a VLAN tag.
-const TAGGED_HEADER: usize = 18;
 
 impl From<QueueError> for NicError {
     fn from(error: QueueError) -> Self {
@@ -173,32 +109,6 @@ impl<T: Transport, C: Clock> Quiet<T, C> {
     }
 }
 
-/// Waits until `done`, with a deadline.
-fn wait<C: Clock>(clock: &C, what: &'static str, mut done: impl FnMut() -> bool) -> Result<(), NicError> {
-    let deadline = clock.now().saturating_add(DEADLINE);
-    while !done() {
-        if clock.now() >= deadline {
-            return Err(NicError::TimedOut(what));
-        }
-        core::hint::spin_loop();
-    }
-    Ok(())
-}
-
-/// Resets the device. Returning `Ok` means that it no longer touches memory.
-fn reset<T: Transport, C: Clock>(transport: &mut T, clock: &C) -> Result<(), NicError> {
-    transport.set_status(DeviceStatus::empty());
-    let deadline = clock.now().saturating_add(DEADLINE);
-    loop {
-        match transport.get_status() {
-            status if status.is_empty() => return Ok(()),
-            GONE => return Err(NicError::Gone),
-            _ if clock.now() >= deadline => return Err(NicError::TimedOut("reset")),
-            _ => core::hint::spin_loop(),
-        }
-    }
-}
-
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Reset, no DMA.
@@ -233,12 +143,12 @@ pub struct VirtioNet<T: Transport, C: Clock> {
 impl<T: Transport, C: Clock> VirtioNet<T, C> {
     /// Sets up a device that has been reset. Virtio 1.2, 3.1.1.
     fn bring_up(&mut self) -> Result<(), NicError> {
-        self.negotiate()?;
-        self.mac = self.read_mac()?;
+        self.features = features::negotiate(&mut self.transport)?;
+        self.mac = config::mac(&self.transport, self.features)?;
         let event_idx = self.features.contains(Features::EVENT_IDX);
         let lost = self.tx.start(&mut self.transport, event_idx)?;
         self.counters.tx_dropped = self.counters.tx_dropped.wrapping_add(lost);
-        let wanted = self.read_max_frame();
+        let wanted = config::max_frame(&self.transport, self.features, self.wanted_frame);
         self.max_frame = self.rx.start(&mut self.transport, self.features, wanted)?;
         if self.features.contains(Features::CTRL_RX) {
             self.control.start(&mut self.transport, event_idx)?;
@@ -250,51 +160,9 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
         if self.features.contains(Features::CTRL_RX) {
             self.control.receive_everything(&mut self.transport, &self.clock)?;
         }
-        self.link = self.read_link()?;
+        self.link = config::link(&self.transport, self.features)?;
         self.watchdog.note_progress();
         Ok(())
-    }
-
-    /// Agrees on features. Virtio 1.2, 3.1.1, steps 2 to 6.
-    fn negotiate(&mut self) -> Result<(), NicError> {
-        let driver = DeviceStatus::ACKNOWLEDGE | DeviceStatus::DRIVER;
-        self.transport.set_status(driver);
-        self.features = Features::chosen_from(self.transport.read_device_features());
-        if !self.features.contains(Features::VERSION_1) {
-            return Err(NicError::Unsupported("virtio 1.0"));
-        }
-        self.transport.write_driver_features(self.features.bits());
-        self.transport.set_status(driver | DeviceStatus::FEATURES_OK);
-        if self.transport.get_status().contains(DeviceStatus::FEATURES_OK) {
-            Ok(())
-        } else {
-            Err(NicError::Unsupported("the features that the driver chose from its offer"))
-        }
-    }
-
-    /// The longest frame that we want and the device, if it says so, takes.
-    fn read_max_frame(&self) -> usize {
-        let mtu: Option<u16> =
-            self.transport.read_config_space(CONFIG_MTU).ok().filter(|_| self.features.contains(Features::MTU));
-        match mtu.filter(|mtu| *mtu >= MIN_MTU) {
-            Some(mtu) => self.wanted_frame.min(usize::from(mtu).saturating_add(TAGGED_HEADER)),
-            None => self.wanted_frame,
-        }
-    }
-
-    fn read_mac(&self) -> Result<MacAddress, NicError> {
-        let mac = self.transport.read_config_space(CONFIG_MAC).map(MacAddress).ok();
-        mac.filter(|mac| self.features.contains(Features::MAC) && mac.is_station())
-            .ok_or(NicError::Unsupported("a station address"))
-    }
-
-    fn read_link(&self) -> Result<Link, NicError> {
-        if !self.features.contains(Features::STATUS) {
-            return Ok(Link::Up(0));
-        }
-        let status: u16 =
-            self.transport.read_config_space(CONFIG_STATUS).map_err(|_| NicError::Unsupported("a link state"))?;
-        Ok(if status & LINK_UP == 0 { Link::Down } else { Link::Up(0) })
     }
 
     fn fail(&mut self, error: NicError) {
@@ -322,7 +190,7 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
                 return Err(NicError::Gone);
             }
             broken = status.contains(DeviceStatus::DEVICE_NEEDS_RESET);
-            self.link = self.read_link()?;
+            self.link = config::link(&self.transport, self.features)?;
         }
         // What waits for the link is not the device's fault.
         let stuck = self.watchdog.is_due(self.tx.is_busy() && self.link != Link::Down, now);
