@@ -1,7 +1,7 @@
 # Every command of the project. `make help` lists them.
 #
 #   XEN=4.20 (Debian 13, default) or 4.17 (Debian 12)
-#   NIC=e1000 (default), e1000e, igb or virtio, for `make run` and `make bench`
+#   NIC=e1000 (default), e1000e, igb, virtio or virtio-queues (as root), for `make run` and `make bench`
 #   ROUNDS=3 (default) of `make bench`; 1 for BENCH=growth
 #   KEEP=1 leaves `make run` at a Dom0 console
 
@@ -20,7 +20,7 @@ SOURCES = $(shell find ring/src xen-pv-rt/src pciback/src netback-dom/src blkbac
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  XEN=4.20|4.17 selects the Xen release, NIC=e1000|e1000e|igb|virtio the card of 'make run', KEEP=1 leaves it at a Dom0 console"
+	@echo "  XEN=4.20|4.17 selects the Xen release, NIC=e1000|e1000e|igb|virtio|virtio-queues the card of 'make run', KEEP=1 leaves it at a Dom0 console"
 
 run: images testbed ## Boot Xen in QEMU and show guests on the network and on disks through our domains
 	@$(TESTBED) run --xen $(XEN) --nic $(NIC) $(if $(KEEP),--keep)

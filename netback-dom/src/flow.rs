@@ -51,14 +51,29 @@ impl Flow {
         let ports = if self.transport.is_some() { 4 } else { 0 };
         self.bytes.get(..self.addresses.saturating_add(ports)).unwrap_or(&[])
     }
+
+    /// A hash, well spread over all its bits.
+    pub(crate) fn hash(&self, seed: u64) -> u32 {
+        mix(self.tuple(), seed)
+    }
 }
 
 /// A hash for a frame that starts with `head`: equal for all frames of a flow, and well spread over all its bits.
 ///
 /// Frames that are not IP are told apart by their addresses and type.
 pub(crate) fn hash(head: &[u8], len: usize, seed: u64) -> u32 {
-    let flow = Flow::find(head, len);
-    let bytes = flow.as_ref().map_or_else(|| head.get(..14).unwrap_or(head), Flow::tuple);
+    match Flow::find(head, len) {
+        Some(flow) => flow.hash(seed),
+        None => mix(head.get(..14).unwrap_or(head), seed),
+    }
+}
+
+/// Which of `count` a hash stands for; 0 if there are none.
+pub(crate) fn remainder(hash: u32, count: usize) -> usize {
+    usize::try_from(hash).ok().and_then(|hash| hash.checked_rem(count)).unwrap_or(0)
+}
+
+fn mix(bytes: &[u8], seed: u64) -> u32 {
     let (words, rest) = bytes.as_chunks::<4>();
     let mut last = [0; 4];
     for (to, from) in last.iter_mut().zip(rest) {

@@ -119,8 +119,9 @@ pub struct Windows<R> {
 pub struct VirtioPci<R> {
     windows: Windows<R>,
     kind: DeviceType,
-    /// By queue: where it is notified, in the notification window.
-    notify_at: Vec<usize>,
+    /// Queues that were set up, and where each is notified, in the notification window. Few of the many there may be: the
+    /// number of a device's control queue is what the device says.
+    notify_at: Vec<(u16, usize)>,
     msix: bool,
 }
 
@@ -229,7 +230,7 @@ impl<R: Mmio> Transport for VirtioPci<R> {
     }
 
     fn notify(&mut self, queue: u16) {
-        if let Some(at) = self.notify_at.get(usize::from(queue)) {
+        if let Some((_, at)) = self.notify_at.iter().find(|(known, _)| *known == queue) {
             self.windows.notify.write16(*at, queue);
         }
     }
@@ -239,6 +240,10 @@ impl<R: Mmio> Transport for VirtioPci<R> {
     }
 
     fn set_status(&mut self, status: DeviceStatus) {
+        if status.is_empty() {
+            // A reset ends all queues, and the device may number them differently from then on.
+            self.notify_at.clear();
+        }
         let [bits, ..] = status.bits().to_le_bytes();
         self.windows.common.write8(common::DEVICE_STATUS, bits);
     }
@@ -265,11 +270,9 @@ impl<R: Mmio> Transport for VirtioPci<R> {
         let notify_off = common.read16(common::QUEUE_NOTIFY_OFF);
         let multiplier = usize::try_from(self.windows.multiplier).unwrap_or(usize::MAX);
         let at = usize::from(notify_off).saturating_mul(multiplier);
-        while self.notify_at.len() <= usize::from(queue) {
-            self.notify_at.push(usize::MAX);
-        }
-        if let Some(place) = self.notify_at.get_mut(usize::from(queue)) {
-            *place = at;
+        match self.notify_at.iter_mut().find(|(known, _)| *known == queue) {
+            Some((_, place)) => *place = at,
+            None => self.notify_at.push((queue, at)),
         }
         common.write16(common::QUEUE_SIZE, u16::try_from(size).unwrap_or(0));
         common.write64(common::QUEUE_DESC, descriptors);

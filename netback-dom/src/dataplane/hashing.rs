@@ -5,7 +5,7 @@
 
 use ring::netif::HashKind;
 
-use crate::flow::{self, Flow};
+use crate::flow::{self, Flow, remainder};
 use crate::wire::Protocol;
 
 /// Longest key in bytes: enough for IPv6 addresses and ports.
@@ -105,10 +105,6 @@ impl Hashing {
         }
         true
     }
-}
-
-fn remainder(hash: u32, count: usize) -> usize {
-    usize::try_from(hash).ok().and_then(|hash| hash.checked_rem(count)).unwrap_or(0)
 }
 
 /// The Toeplitz hash: for each set bit of `data`, the 32 bits of `key` from there on.

@@ -18,3 +18,4 @@ mod intel_queues;
 mod model;
 mod virtio;
 mod virtio_long;
+mod virtio_queues;

@@ -16,7 +16,7 @@ use xen_pv_rt::hyp::HostMemory;
 pub type Driver = VirtioNet<VirtioPci<Device>, TestClock>;
 
 /// Received frames that may be on their way.
-const SPARE: usize = 40;
+pub const SPARE: usize = 40;
 /// A header of a frame in one buffer.
 pub const PLAIN: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
@@ -34,10 +34,13 @@ impl Bench {
         Self::with(USUAL)
     }
     pub fn with(features: u64) -> Self {
+        Self::with_pairs(features, 1)
+    }
+    pub fn with_pairs(features: u64, pairs: u16) -> Self {
         let memory = HostMemory::new();
         Self {
             clock: TestClock::default(),
-            device: Device::new(&memory, features),
+            device: Device::new(&memory, features, pairs),
             frames: Frames::new(&memory),
             memory,
             msix: true,
@@ -53,7 +56,7 @@ impl Bench {
         self.device.accesses();
         driver
     }
-    fn send(&self, driver: &mut Driver, bytes: &[u8]) {
+    pub fn send(&self, driver: &mut Driver, bytes: &[u8]) {
         driver.transmit(self.frames.whole(bytes)).map_err(drop).unwrap();
     }
 }

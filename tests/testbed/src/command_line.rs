@@ -16,6 +16,7 @@ use crate::nic::{Nic, NicModel};
 use crate::scenario::{self, Again, Choice};
 use crate::storage::{self, StorageConfig};
 use crate::suite::{Length, Selection, Tally};
+use crate::taps::Taps;
 use crate::wire::{Wire, WireConfig};
 use crate::{demo, evidence, terminal};
 
@@ -257,12 +258,22 @@ fn execute_test(test: &Test) -> bool {
         ([], false) => &[NicModel::E1000, NicModel::Virtio],
         (given, _) => given,
     };
+    let refusal = cards.contains(&NicModel::VirtioQueues).then(Taps::refusal).flatten();
+    if let Some(why) = &refusal {
+        println!(
+            "skipped: the card {}, for which there have to be taps, which need root: {why}",
+            NicModel::VirtioQueues
+        );
+    }
     let mut beds = Vec::new();
     for xen in releases {
         for (index, nic) in (0_usize..).zip(cards) {
+            if refusal.is_some() && *nic == NicModel::VirtioQueues {
+                continue;
+            }
             let again = match nic {
                 _ if index == 0 => Again::EachRelease,
-                NicModel::E1000e | NicModel::Igb if test.nic.is_empty() => Again::EachCard,
+                NicModel::E1000e | NicModel::Igb | NicModel::VirtioQueues if test.nic.is_empty() => Again::EachCard,
                 _ => Again::EachKind,
             };
             let config = BedConfig {

@@ -34,5 +34,6 @@ pub mod qmp;
 pub mod scenario;
 pub mod storage;
 pub mod suite;
+pub mod taps;
 pub mod terminal;
 pub mod wire;

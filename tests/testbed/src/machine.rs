@@ -19,6 +19,7 @@ use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::nic::Nic;
 use crate::qmp::Qmp;
+use crate::taps;
 
 /// How long Xen and Dom0 may take until the command agent answers.
 const BOOT_LIMIT: Duration = Duration::from_secs(120);
@@ -217,8 +218,14 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
     );
     // QEMU must not outlive a harness that is killed.
     let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]);
+    let taps: Vec<_> = config.nics.iter().filter_map(Nic::taps).collect();
+    if !taps.is_empty() {
+        let within = taps::within(&taps);
+        command.arg(within.get_program()).args(within.get_args());
+    }
     command
-        .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+        .arg("qemu-system-x86_64")
         .args(["-accel", "tcg,thread=multi", "-machine", "q35,kernel-irqchip=split"])
         .args(["-device", "intel-iommu,intremap=on", "-cpu", "max,-xsave,-avx,-avx2,-erms,-fsrm"])
         .args(["-nodefaults", "-no-reboot", "-display", "none"])

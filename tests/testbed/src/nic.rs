@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::taps::Taps;
+
 /// An emulated NIC that a driver domain can own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum NicModel {
@@ -14,7 +16,12 @@ pub enum NicModel {
     Igb,
     /// virtio-net over modern virtio PCI, behind the IOMMU.
     Virtio,
+    /// The same with four queue pairs, and with what a tap offloads. Needs root, for the taps.
+    VirtioQueues,
 }
+
+/// Queue pairs of [`NicModel::VirtioQueues`].
+pub const QUEUE_PAIRS: usize = 4;
 
 impl NicModel {
     /// The name used on command lines and in reports.
@@ -25,6 +32,7 @@ impl NicModel {
             Self::E1000e => "e1000e",
             Self::Igb => "igb",
             Self::Virtio => "virtio",
+            Self::VirtioQueues => "virtio-queues",
         }
     }
 
@@ -35,6 +43,7 @@ impl NicModel {
             Self::E1000e => "e1000e,romfile=",
             Self::Igb => "igb,romfile=",
             Self::Virtio => "virtio-net-pci,disable-legacy=on,iommu_platform=on,romfile=",
+            Self::VirtioQueues => "virtio-net-pci,disable-legacy=on,iommu_platform=on,mq=on,romfile=",
         }
     }
 }
@@ -75,15 +84,23 @@ impl Nic {
         format!("wire{:x}", self.slot)
     }
 
+    /// The network namespace that QEMU is to run in, if this NIC needs one.
+    #[must_use]
+    pub fn taps(&self) -> Option<Taps> {
+        (self.model == NicModel::VirtioQueues).then_some(Taps { slot: self.slot })
+    }
+
     /// QEMU's arguments for this NIC and its wire.
     #[must_use]
     pub fn qemu_arguments(&self) -> Vec<String> {
         let id = self.netdev();
         let device = format!("{},netdev={id},mac={},addr={:x}", self.model.device(), self.mac(), self.slot);
-        let netdev = match &self.wire {
+        let cable = |id: &str| match &self.wire {
             Some(path) => format!("stream,id={id},server=off,addr.type=unix,addr.path={}", path.display()),
             None => format!("hubport,id={id},hubid={}", self.slot),
         };
-        vec!["-netdev".into(), netdev, "-device".into(), device]
+        let netdevs = self.taps().map_or_else(|| vec![cable(&id)], |taps| taps.netdevs(&id, &cable("cable")));
+        let netdevs = netdevs.into_iter().flat_map(|netdev| ["-netdev".into(), netdev]);
+        netdevs.chain(["-device".into(), device]).collect()
     }
 }

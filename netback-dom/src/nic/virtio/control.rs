@@ -6,24 +6,28 @@ use alloc::rc::Rc;
 use core::sync::atomic::Ordering;
 
 use virtio_drivers::transport::Transport;
-use virtio_pci::{Buffer, Queue};
+use virtio_pci::{Buffer, MAX_SIZE, Queue};
 use xen_pv_rt::hyp::{Clock, Dma, DmaRing};
 
-use super::{CONTROL, wait};
+use super::queues::{Place, set_up};
+use super::wait::wait;
 use crate::nic::NicError;
 
 /// `VIRTIO_NET_CTRL_RX`, and its commands, each of which takes a byte that says on or off.
 const CLASS_RX: u8 = 0;
 const PROMISC: u8 = 0;
 const ALLMULTI: u8 = 1;
-/// What a command comes to in bytes, and where in the page the device answers.
-const COMMAND: u32 = 3;
+/// `VIRTIO_NET_CTRL_MQ`, and its command that takes a number of queue pairs.
+const CLASS_MQ: u8 = 4;
+const VQ_PAIRS_SET: u8 = 0;
+/// Where in the page the device answers.
 const ANSWER: usize = 16;
 /// What is there before it has.
 const NO_ANSWER: u32 = 0xff;
 
 pub(super) struct Control {
     queue: Queue,
+    number: u16,
     /// The command, then the answer.
     memory: Rc<DmaRing>,
 }
@@ -31,17 +35,29 @@ pub(super) struct Control {
 impl Control {
     pub(super) fn new(dma: &impl Dma) -> Result<Self, NicError> {
         let memory = dma.dma_ring(1).map(Rc::new).map_err(|_| NicError::NoMemory)?;
-        Ok(Self { queue: Queue::new(dma)?, memory })
+        Ok(Self { queue: Queue::new(dma)?, number: 0, memory })
     }
 
-    /// Programs a device that has been reset.
-    pub(super) fn start<T: Transport>(&mut self, transport: &mut T, event_idx: bool) -> Result<(), NicError> {
-        self.queue.start(transport.max_queue_size(CONTROL), event_idx)?;
-        let (table, available, used) = self.queue.addresses();
-        let size = self.queue.size().into();
-        transport.queue_set(CONTROL, size, table.into_raw(), available.into_raw(), used.into_raw());
-        self.queue.disable_interrupts();
-        Ok(())
+    /// Programs a device that has been reset and whose control queue has this number.
+    pub(super) fn start<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        number: u16,
+        event_idx: bool,
+    ) -> Result<(), NicError> {
+        self.number = number;
+        set_up(&mut self.queue, transport, Place { number, size: MAX_SIZE, event_idx })
+    }
+
+    /// Has the device use so many queue pairs; until it is told, it uses one. Whether it does.
+    pub(super) fn use_pairs<T: Transport, C: Clock>(
+        &mut self,
+        transport: &mut T,
+        clock: &C,
+        pairs: u16,
+    ) -> Result<bool, NicError> {
+        let [low, high] = pairs.to_le_bytes();
+        self.command(transport, clock, &[CLASS_MQ, VQ_PAIRS_SET, low, high])
     }
 
     /// Has the device receive every frame, whomever it is for. One that refuses receives what it likes.
@@ -51,32 +67,34 @@ impl Control {
         clock: &C,
     ) -> Result<(), NicError> {
         for (command, what) in [(PROMISC, "promiscuous"), (ALLMULTI, "receive all multicast")] {
-            if !self.command(transport, clock, [CLASS_RX, command, 1])? {
+            if !self.command(transport, clock, &[CLASS_RX, command, 1])? {
                 log::warn!("virtio-net: the device does not want to be {what}");
             }
         }
         Ok(())
     }
 
-    /// Sends a command and waits for the answer: whether it was accepted.
+    /// Sends a command of at most four bytes and waits for the answer: whether it was accepted.
     fn command<T: Transport, C: Clock>(
         &mut self,
         transport: &mut T,
         clock: &C,
-        [class, command, value]: [u8; 3],
+        command: &[u8],
     ) -> Result<bool, NicError> {
         let words = self.memory.words();
         let (Some(question), Some(answer)) = (words.first(), words.get(ANSWER >> 2)) else { return Ok(false) };
-        question.store(u32::from_le_bytes([class, command, value, 0]), Ordering::Relaxed);
+        let word = command.iter().rev().fold(0, |word, byte| word << 8 | u32::from(*byte));
+        question.store(word, Ordering::Relaxed);
         answer.store(NO_ANSWER, Ordering::Relaxed);
         let at = self.memory.maddr();
         let answer_at = at.wrapping_add(u64::try_from(ANSWER).unwrap_or(0));
-        let buffers = [Buffer::to_device(at, COMMAND), Buffer::from_device(answer_at, 1)];
+        let buffers =
+            [Buffer::to_device(at, u32::try_from(command.len()).unwrap_or(0)), Buffer::from_device(answer_at, 1)];
         if self.queue.push(buffers.into_iter()).is_none() {
             return Ok(false);
         }
         if self.queue.show() {
-            transport.notify(CONTROL);
+            transport.notify(self.number);
         }
         wait(clock, "control queue", || self.queue.is_ready())?;
         self.queue.pop()?;

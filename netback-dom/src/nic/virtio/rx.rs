@@ -1,4 +1,4 @@
-//! The receive queue: one buffer per descriptor, each with room for a header.
+//! A receive queue: one buffer per descriptor, each with room for a header.
 
 use alloc::vec::Vec;
 
@@ -6,36 +6,64 @@ use virtio_drivers::transport::Transport;
 use virtio_pci::{Buffer, MAX_SIZE, Queue, Used};
 use xen_pv_rt::hyp::{Dma, DmaBuf, DmaPool};
 
-use super::{Features, HEADER, RX};
-use crate::frame::{Checksum, Frame, Gso, Segment, TailPool};
+use super::features::Features;
+use super::header::{HEADER, ReceivedHeader};
+use super::queues::{Place, set_up};
+use crate::frame::{Frame, Gso, Segment, TailPool};
 use crate::nic::{GROWTH, MIN_HEADER, NicCounters, NicError, STANDARD_FRAME};
 use crate::segmentation;
 
 /// What the device may write into one buffer, its header included, and the same where frames may be long.
 const BUFFER: u16 = 2048;
 const LONG_BUFFER: u16 = 4096;
-/// Descriptors that are refilled together.
-const REFILL_BATCH: usize = 64;
 /// Frames in several buffers that may be on their way at a time.
 const TAILS: usize = 32;
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM` and `VIRTIO_NET_HDR_F_DATA_VALID`.
-const NEEDS_CSUM: u8 = 1;
-const DATA_VALID: u8 = 2;
-/// `VIRTIO_NET_HDR_GSO_TCPV4` and `VIRTIO_NET_HDR_GSO_TCPV6`.
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
 
-pub(super) struct Receiver {
-    queue: Queue,
+/// What the receive queues of a device share.
+#[derive(Clone)]
+pub(super) struct RxMemory {
+    /// Buffers, those in the queues and those on their way.
     pool: DmaPool,
     tails: TailPool,
-    /// The buffer of each descriptor in the device's hands.
-    buffers: Vec<Option<DmaBuf>>,
+}
+
+impl RxMemory {
+    /// For queues of [`MAX_SIZE`] descriptors in all, and `spare` buffers on their way.
+    pub(super) fn new(dma: &impl Dma, spare: usize) -> Result<Self, NicError> {
+        let pool = dma.dma_pool(usize::from(MAX_SIZE).saturating_add(spare)).map_err(|_| NicError::NoMemory)?;
+        Ok(Self { pool, tails: TailPool::new(TAILS) })
+    }
+}
+
+/// What frames may be like.
+#[derive(Clone, Copy)]
+pub(super) struct Terms {
     features: Features,
     /// What the device may write into one buffer.
     buffer: u16,
     /// Longest frame that is not to be cut up.
-    max_frame: usize,
+    pub(super) max_frame: usize,
+}
+
+impl Terms {
+    /// For frames of up to `wanted` bytes, if that can be.
+    pub(super) fn new(features: Features, wanted: usize) -> Self {
+        let long = wanted.saturating_add(HEADER.into()) > BUFFER.into();
+        let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
+        let buffer = if long || large { LONG_BUFFER } else { BUFFER };
+        let one = usize::from(buffer.saturating_sub(HEADER));
+        let max_frame = if features.contains(Features::MRG_RXBUF) { wanted } else { wanted.min(one) };
+        Self { features, buffer, max_frame }
+    }
+}
+
+pub(super) struct Receiver {
+    queue: Queue,
+    number: u16,
+    memory: RxMemory,
+    /// The buffer of each descriptor in the device's hands.
+    buffers: Vec<Option<DmaBuf>>,
+    terms: Terms,
     /// A frame whose remaining buffers have not come yet.
     partial: Option<Partial>,
 }
@@ -49,76 +77,14 @@ struct Partial {
     missing: u16,
 }
 
-/// A header asks for something that the device was not allowed to.
-struct NotAgreed;
-
-/// `struct virtio_net_hdr_v1`, as far as it matters on receive.
-struct Header {
-    flags: u8,
-    gso_type: u8,
-    gso_size: u16,
-    csum_start: u16,
-    csum_offset: u16,
-    num_buffers: u16,
-}
-
-impl Header {
-    fn read(bytes: &[u8]) -> Option<Self> {
-        let [flags, gso_type, _, _, g, h, a, b, c, d, e, f] = *bytes.first_chunk()?;
-        let [gso_size, csum_start, csum_offset, num_buffers] = [[g, h], [a, b], [c, d], [e, f]].map(u16::from_le_bytes);
-        Some(Self { flags, gso_type, gso_size, csum_start, csum_offset, num_buffers })
-    }
-
-    /// How the frame is to be cut up, if it is. An error if that was not agreed.
-    fn gso(&self, features: Features) -> Result<Option<Gso>, NotAgreed> {
-        let (feature, ipv6) = match self.gso_type {
-            0 => return Ok(None),
-            GSO_TCPV4 => (Features::GUEST_TSO4, false),
-            GSO_TCPV6 => (Features::GUEST_TSO6, true),
-            _ => return Err(NotAgreed),
-        };
-        let agreed = features.contains(feature) && self.gso_size > 0;
-        agreed.then_some(Some(Gso { ipv6, size: self.gso_size })).ok_or(NotAgreed)
-    }
-
-    /// What the device knows of the checksum. Only believed if that was agreed, and if the field is in the frame.
-    fn checksum(&self, features: Features, len: usize) -> Checksum {
-        let end = usize::from(self.csum_start).saturating_add(usize::from(self.csum_offset)).saturating_add(2);
-        if !features.contains(Features::GUEST_CSUM) {
-            Checksum::Unknown
-        } else if self.flags & NEEDS_CSUM != 0 && end <= len {
-            Checksum::Blank { start: self.csum_start, field: self.csum_offset }
-        } else if self.flags & (NEEDS_CSUM | DATA_VALID) == DATA_VALID {
-            Checksum::Good
-        } else {
-            Checksum::Unknown
-        }
-    }
-}
-
 impl Receiver {
-    pub(super) fn new(queue: Queue, dma: &impl Dma, spare: usize) -> Result<Self, NicError> {
-        let pool = dma.dma_pool(usize::from(MAX_SIZE).saturating_add(spare)).map_err(|_| NicError::NoMemory)?;
-        let buffers = (0..MAX_SIZE).map(|_| None).collect();
-        let (tails, features) = (TailPool::new(TAILS), Features::empty());
-        let (buffer, max_frame) = (BUFFER, STANDARD_FRAME);
-        Ok(Self { queue, pool, tails, buffers, features, buffer, max_frame, partial: None })
+    pub(super) fn new(dma: &impl Dma, memory: RxMemory) -> Result<Self, NicError> {
+        let terms = Terms::new(Features::empty(), STANDARD_FRAME);
+        Ok(Self { queue: Queue::new(dma)?, number: 0, memory, buffers: Vec::new(), terms, partial: None })
     }
 
-    /// Fills the queue anew and programs a device that has been reset. Frames of up to `wanted` bytes are to be
-    /// received; of which length they can be is returned.
-    pub(super) fn start<T: Transport>(
-        &mut self,
-        transport: &mut T,
-        features: Features,
-        wanted: usize,
-    ) -> Result<usize, NicError> {
-        self.features = features;
-        let long = wanted.saturating_add(HEADER.into()) > BUFFER.into();
-        let large = features.intersects(Features::GUEST_TSO4 | Features::GUEST_TSO6);
-        self.buffer = if long || large { LONG_BUFFER } else { BUFFER };
-        let one = usize::from(self.buffer.saturating_sub(HEADER));
-        self.max_frame = if features.contains(Features::MRG_RXBUF) { wanted } else { wanted.min(one) };
+    /// Takes all buffers back from a device that has been reset.
+    pub(super) fn take_back(&mut self) {
         self.partial = None;
         for buf in &mut self.buffers {
             // A device that was at work may have written to any of them.
@@ -126,19 +92,26 @@ impl Receiver {
                 buf.note_written(LONG_BUFFER.into());
             }
         }
-        self.queue.start(transport.max_queue_size(RX), features.contains(Features::EVENT_IDX))?;
-        let (table, available, used) = self.queue.addresses();
-        let size = self.queue.size().into();
-        transport.queue_set(RX, size, table.into_raw(), available.into_raw(), used.into_raw());
-        self.queue.disable_interrupts();
+    }
+
+    /// Fills the queue, which has no buffers, and programs a device that has been reset.
+    pub(super) fn start<T: Transport>(
+        &mut self,
+        transport: &mut T,
+        place: Place,
+        terms: Terms,
+    ) -> Result<(), NicError> {
+        (self.number, self.terms) = (place.number, terms);
+        self.buffers.resize_with(place.size.into(), || None);
+        set_up(&mut self.queue, transport, place)?;
         self.refill();
-        Ok(self.max_frame)
+        Ok(())
     }
 
     /// Gives the device as many buffers as there are.
     fn refill(&mut self) {
         while self.queue.free() > 0 {
-            let Some(buf) = self.pool.take() else { break };
+            let Some(buf) = self.memory.pool.take() else { break };
             if !self.arm(buf) {
                 break;
             }
@@ -149,7 +122,7 @@ impl Receiver {
     fn arm(&mut self, mut buf: DmaBuf) -> bool {
         // What an earlier frame left must not reach anyone if the device reports more than it wrote.
         buf.clear_written();
-        let buffer = Buffer::from_device(buf.maddr(), self.buffer.into());
+        let buffer = Buffer::from_device(buf.maddr(), self.terms.buffer.into());
         let Some(head) = self.queue.push(core::iter::once(buffer)) else { return false };
         if let Some(slot) = self.buffers.get_mut(usize::from(head)) {
             *slot = Some(buf);
@@ -161,14 +134,19 @@ impl Receiver {
     pub(super) fn flush<T: Transport>(&mut self, transport: &mut T) {
         self.refill();
         if self.queue.show() {
-            transport.notify(RX);
+            transport.notify(self.number);
         }
     }
 
-    /// Whether so many descriptors are free that the device should get them back without waiting for the end
-    /// of what it has finished.
+    /// Descriptors that are free.
+    pub(super) fn free(&self) -> usize {
+        self.queue.free()
+    }
+
+    /// Whether so many descriptors are free, a quarter, that the device should get them back without waiting for the
+    /// end of what it has finished.
     pub(super) fn is_hungry(&self) -> bool {
-        self.queue.free() >= REFILL_BATCH
+        self.queue.free() >= usize::from(self.queue.size() >> 2)
     }
 
     /// Whether a frame waits.
@@ -180,17 +158,17 @@ impl Receiver {
         self.queue.enable_interrupts();
     }
 
-    /// Takes the next good frame.
-    pub(super) fn receive(&mut self, counters: &mut NicCounters) -> Result<Option<Frame>, NicError> {
+    /// Takes the next good frame. Other queues lack `elsewhere` buffers.
+    pub(super) fn receive(&mut self, elsewhere: usize, counters: &mut NicCounters) -> Result<Option<Frame>, NicError> {
         // At most one lap: a device that completes as fast as we look must not hold us here.
-        for _ in 0..MAX_SIZE {
+        for _ in 0..self.queue.size() {
             let Some(used) = self.queue.pop()? else { return Ok(None) };
             let buf = self.buffers.get_mut(usize::from(used.head)).and_then(Option::take);
             let mut buf = buf.ok_or(NicError::Confused("descriptor id"))?;
             let written = usize::try_from(used.len).unwrap_or(usize::MAX).max(HEADER.into());
             buf.note_written(written.saturating_add(GROWTH));
             // A frame is handed on only if a buffer is there to take the place of its own.
-            if self.pool.available() < self.queue.free() {
+            if self.memory.pool.available() < self.queue.free().saturating_add(elsewhere) {
                 self.skip(buf.bytes(), counters);
                 continue;
             }
@@ -209,7 +187,7 @@ impl Receiver {
         match &mut self.partial {
             Some(partial) => partial.frame = None,
             None => {
-                let buffers = Header::read(bytes).map_or(1, |header| header.num_buffers.max(1));
+                let buffers = ReceivedHeader::read(bytes).map_or(1, |header| header.num_buffers.max(1));
                 self.partial = Some(Partial { frame: None, gso: None, missing: buffers });
             }
         }
@@ -218,24 +196,23 @@ impl Receiver {
 
     /// Adds a buffer to the frame it belongs to; the frame, if that completes it.
     fn add(&mut self, buf: DmaBuf, used: Used, counters: &mut NicCounters) -> Option<Frame> {
-        let len = u16::try_from(used.len).ok().filter(|len| *len <= self.buffer);
+        let len = u16::try_from(used.len).ok().filter(|len| *len <= self.terms.buffer);
         match &mut self.partial {
             Some(partial) => {
                 let segment = len.filter(|len| *len > 0).map(|len| Segment { buf, offset: 0, len });
-                partial.frame = partial
-                    .frame
-                    .take()
-                    .zip(segment)
-                    .and_then(|(mut frame, segment)| frame.push(segment, &self.tails).is_ok().then_some(frame));
+                partial.frame =
+                    partial.frame.take().zip(segment).and_then(|(mut frame, segment)| {
+                        frame.push(segment, &self.memory.tails).is_ok().then_some(frame)
+                    });
             }
             None => {
-                let header = Header::read(buf.bytes())?;
-                let missing = if self.features.contains(Features::MRG_RXBUF) { header.num_buffers } else { 1 };
+                let header = ReceivedHeader::read(buf.bytes())?;
+                let missing = if self.terms.features.contains(Features::MRG_RXBUF) { header.num_buffers } else { 1 };
                 let len = len.and_then(|len| len.checked_sub(HEADER)).filter(|len| *len >= MIN_HEADER);
-                let gso = header.gso(self.features);
+                let gso = header.gso(self.terms.features);
                 let frame = len.filter(|_| gso.is_ok()).map(|len| {
                     let mut frame = Frame::new(Segment { buf, offset: HEADER, len });
-                    frame.checksum = header.checksum(self.features, len.into());
+                    frame.checksum = header.checksum(self.terms.features, len.into());
                     frame
                 });
                 // A frame of no buffers is nonsense: it is dropped with the one that it came in.
@@ -266,7 +243,7 @@ impl Receiver {
         let len = frame.len();
         let good = match gso {
             Some(gso) => segmentation::accept(&mut frame, len, gso),
-            None => len <= self.max_frame,
+            None => len <= self.terms.max_frame,
         };
         good.then_some(frame)
     }
@@ -274,7 +251,7 @@ impl Receiver {
     /// Keeps the memory allocated for ever: the device may still write to it.
     pub(super) fn leak(&mut self) {
         self.queue.leak();
-        core::mem::forget(self.pool.clone());
+        core::mem::forget(self.memory.pool.clone());
         core::mem::forget(core::mem::take(&mut self.buffers));
     }
 }

@@ -1,81 +1,56 @@
-//! The transmit queue: a header of ours and the frame's segments make a chain.
+//! A transmit queue: a header of ours and the frame's segments make a chain.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use virtio_drivers::transport::Transport;
-use virtio_pci::{Buffer, MAX_SIZE, Queue};
-use xen_pv_rt::hyp::{Dma, DmaRing};
+use virtio_pci::{Buffer, Queue};
+use xen_pv_rt::hyp::{Dma, DmaRing, Instant};
 
-use super::{HEADER, TX};
-use crate::frame::{Checksum, Frame, MAX_SEGMENTS};
-use crate::nic::{Capabilities, NicCounters, NicError};
-
-/// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
-const NEEDS_CSUM: u8 = 1;
-/// `VIRTIO_NET_HDR_GSO_TCPV4` and `VIRTIO_NET_HDR_GSO_TCPV6`.
-const GSO_TCPV4: u8 = 1;
-const GSO_TCPV6: u8 = 4;
-/// Offset of the length nibble in a TCP header.
-const TCP_DATA_OFFSET: u16 = 12;
-
-/// `struct virtio_net_hdr_v1` as words.
-pub(super) type Header = [u32; 3];
-
-/// The header that says what the frame wants done. `None` if the device does not do it.
-pub(super) fn header(frame: &Frame, capabilities: Capabilities) -> Option<Header> {
-    let Checksum::Blank { start, field } = frame.checksum else {
-        return frame.gso.is_none().then_some([0; 3]);
-    };
-    if !capabilities.tx_checksum {
-        return None;
-    }
-    let (mut gso_type, mut headers, mut gso_size) = (0, 0_u16, 0);
-    if let Some(gso) = frame.gso {
-        let (offered, kind) = if gso.ipv6 { (capabilities.tso6, GSO_TCPV6) } else { (capabilities.tso4, GSO_TCPV4) };
-        if !offered {
-            return None;
-        }
-        let nibble = *frame.head().bytes().get(usize::from(start.checked_add(TCP_DATA_OFFSET)?))?;
-        (gso_type, gso_size) = (kind, gso.size);
-        headers = start.checked_add(u16::from(nibble >> 4).wrapping_mul(4))?;
-    }
-    let half = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
-    Some([half(u16::from_le_bytes([NEEDS_CSUM, gso_type]), headers), half(gso_size, start), half(field, 0)])
-}
+use super::header::{HEADER, SentHeader};
+use super::queues::{Place, set_up};
+use crate::frame::{Frame, MAX_SEGMENTS};
+use crate::nic::watchdog::Watchdog;
+use crate::nic::{NicCounters, NicError};
 
 pub(super) struct Transmitter {
     queue: Queue,
+    number: u16,
     /// A header per chain, by the number of its first descriptor.
     headers: Rc<DmaRing>,
     /// The frame of each chain in the device's hands.
     frames: Vec<Option<Frame>>,
+    /// Of this queue alone: others that go on sending say nothing about it.
+    watchdog: Watchdog,
 }
 
 impl Transmitter {
-    pub(super) fn new(queue: Queue, dma: &impl Dma) -> Result<Self, NicError> {
+    pub(super) fn new(dma: &impl Dma) -> Result<Self, NicError> {
         let headers = dma.dma_ring(1).map(Rc::new).map_err(|_| NicError::NoMemory)?;
-        Ok(Self { queue, headers, frames: (0..MAX_SIZE).map(|_| None).collect() })
+        Ok(Self { queue: Queue::new(dma)?, number: 0, headers, frames: Vec::new(), watchdog: Watchdog::default() })
     }
 
-    /// Drops what is queued and programs a device that has been reset. How many frames were dropped.
-    pub(super) fn start<T: Transport>(&mut self, transport: &mut T, event_idx: bool) -> Result<u64, NicError> {
-        let lost = self.frames.iter_mut().filter_map(Option::take).count();
-        self.queue.start(transport.max_queue_size(TX), event_idx)?;
+    /// Drops what a device that has been reset has not sent; how many frames.
+    pub(super) fn take_back(&mut self) -> u64 {
+        u64::try_from(self.frames.iter_mut().filter_map(Option::take).count()).unwrap_or(u64::MAX)
+    }
+
+    /// Programs a device that has been reset.
+    pub(super) fn start<T: Transport>(&mut self, transport: &mut T, place: Place) -> Result<(), NicError> {
+        self.number = place.number;
+        self.frames.resize_with(place.size.into(), || None);
+        set_up(&mut self.queue, transport, place)?;
         if usize::from(self.queue.size()) <= MAX_SEGMENTS {
             return Err(NicError::Unsupported("a transmit queue that holds a whole frame"));
         }
-        let (table, available, used) = self.queue.addresses();
-        let size = self.queue.size().into();
-        transport.queue_set(TX, size, table.into_raw(), available.into_raw(), used.into_raw());
-        self.queue.disable_interrupts();
-        Ok(u64::try_from(lost).unwrap_or(u64::MAX))
+        self.watchdog.note_progress();
+        Ok(())
     }
 
-    /// Whether the device holds frames.
-    pub(super) fn is_busy(&self) -> bool {
-        self.queue.is_busy()
+    /// Whether nothing has been sent for long, though there are frames that the device is free to send: `link`.
+    pub(super) fn is_stuck(&mut self, link: bool, now: Instant) -> bool {
+        self.watchdog.is_due(link && self.queue.is_busy(), now)
     }
     /// Whether the device has reported a frame.
     pub(super) fn is_ready(&self) -> bool {
@@ -86,7 +61,7 @@ impl Transmitter {
     ///
     /// # Errors
     /// Gives it back if there are too few free descriptors.
-    pub(super) fn push(&mut self, frame: Frame, header: Header) -> Result<(), Frame> {
+    pub(super) fn push(&mut self, frame: Frame, header: SentHeader) -> Result<(), Frame> {
         let Some(head) = self.queue.next_head() else { return Err(frame) };
         let first = usize::from(head).wrapping_mul(header.len());
         let offset = u64::from(head).wrapping_mul(HEADER.into());
@@ -111,7 +86,7 @@ impl Transmitter {
     /// Shows the device what was queued, and notifies it if it wants that.
     pub(super) fn flush<T: Transport>(&mut self, transport: &mut T) {
         if self.queue.show() {
-            transport.notify(TX);
+            transport.notify(self.number);
         }
     }
 
@@ -124,6 +99,9 @@ impl Transmitter {
                 counters.tx_bytes = counters.tx_bytes.wrapping_add(u64::try_from(frame.len()).unwrap_or(0));
             }
             count = count.wrapping_add(1);
+        }
+        if count > 0 {
+            self.watchdog.note_progress();
         }
         Ok(count)
     }

@@ -15,6 +15,7 @@ use super::checksum;
 pub const MAC: [u8; 6] = [0x52, 0x54, 0, 0x65, 0x43, 0x21];
 pub const RX: usize = 0;
 pub const TX: usize = 1;
+/// That of a device with one queue pair, or that has not agreed on several.
 pub const CONTROL: usize = 2;
 
 pub const CSUM: u64 = 1 << 0;
@@ -28,38 +29,47 @@ pub const MRG_RXBUF: u64 = 1 << 15;
 pub const STATUS: u64 = 1 << 16;
 pub const CTRL_VQ: u64 = 1 << 17;
 pub const CTRL_RX: u64 = 1 << 18;
+pub const MQ: u64 = 1 << 22;
 pub const EVENT_IDX: u64 = 1 << 29;
 pub const VERSION_1: u64 = 1 << 32;
 pub const ACCESS_PLATFORM: u64 = 1 << 33;
 /// What QEMU offers behind a backend without offloads, and then some.
-pub const USUAL: u64 = F_MAC | MRG_RXBUF | STATUS | EVENT_IDX | VERSION_1 | ACCESS_PLATFORM | CTRL_VQ | 1 << 22;
+pub const USUAL: u64 = F_MAC | MRG_RXBUF | STATUS | EVENT_IDX | VERSION_1 | ACCESS_PLATFORM | CTRL_VQ | MQ;
 
 const ISR: usize = 0x1000;
 const DEVICE: usize = 0x2000;
 const NOTIFY: usize = 0x3000;
 const MULTIPLIER: u32 = 4;
 const HEADER: usize = 12;
+/// The last notification address; queues beyond share it.
+const LAST_NOTIFY: usize = 63;
 
 #[derive(Clone, Copy, Default)]
 pub struct Manners {
     pub reset_hangs: bool,
     pub refuses_features: bool,
     pub tx_hangs: bool,
+    /// Frames of this queue are never sent.
+    pub queue_hangs: Option<usize>,
     /// Commands are never answered.
     pub control_hangs: bool,
     /// Commands are refused.
     pub refuses_commands: bool,
+    /// Another answer than that all is well to commands about queue pairs.
+    pub answers_pairs: Option<u8>,
+    /// It completes something on every queue before it answers such a command.
+    pub completes_early: bool,
     pub gone: bool,
 }
 
 #[derive(Clone, Copy, Default)]
 pub struct QueueState {
     pub max: u16,
-    size: u16,
+    pub size: u16,
     desc: u64,
     driver: u64,
     device: u64,
-    enabled: bool,
+    pub enabled: bool,
     pub vector: u16,
     /// Entries of the available ring that were taken.
     taken: u16,
@@ -84,11 +94,15 @@ pub struct State {
     pub status: u8,
     pub config: Vec<u8>,
     pub manners: Manners,
-    pub queues: [QueueState; 3],
+    pub queues: Vec<QueueState>,
+    /// Queue pairs that the driver has told it to use.
+    pub active: u16,
     /// Commands that were given.
     pub commands: Vec<Vec<u8>>,
     pub isr: u8,
     pub sent: Vec<Vec<u8>>,
+    /// The queues they were sent on.
+    pub sent_on: Vec<usize>,
     /// Headers of the frames in `sent`.
     pub headers: Vec<[u8; HEADER]>,
     /// Register accesses: offset and, if it was a write, the value.
@@ -105,18 +119,22 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn new(memory: &HostMemory, features: u64) -> Self {
+    /// A device that has so many queue pairs.
+    pub fn new(memory: &HostMemory, features: u64, pairs: u16) -> Self {
+        let [low, high] = pairs.to_le_bytes();
         let queue = QueueState { max: 256, ..QueueState::default() };
         let state = State {
             features,
             accepted: 0,
             status: 0,
-            config: [&MAC[..], &[1, 0, 1, 0, 0xdc, 5]].concat(),
+            config: [&MAC[..], &[1, 0, low, high, 0xdc, 5]].concat(),
             manners: Manners::default(),
-            queues: [queue; 3],
+            queues: vec![queue; usize::from(pairs.max(1)) * 2 + 1],
+            active: 1,
             commands: Vec::new(),
             isr: 0,
             sent: Vec::new(),
+            sent_on: Vec::new(),
             headers: Vec::new(),
             accesses: Vec::new(),
             selects: [0; 2],
@@ -153,6 +171,12 @@ impl Device {
     pub fn queue(&self, index: usize) -> QueueState {
         self.state.borrow().queues[index]
     }
+    /// The number of the control queue.
+    pub fn control(&self) -> usize {
+        let state = self.state.borrow();
+        let pairs = u16::from_le_bytes([state.config[8], state.config[9]]);
+        if state.accepted & MQ == 0 { CONTROL } else { usize::from(pairs) * 2 }
+    }
     fn agreed(&self, feature: u64) -> bool {
         self.state.borrow().accepted & feature != 0
     }
@@ -169,7 +193,8 @@ impl Device {
     /// The next chain that the driver has made available.
     pub fn take(&self, index: usize) -> Option<Chain> {
         let queue = self.queue(index);
-        if !queue.enabled || self.state.borrow().status & 4 == 0 {
+        let idle = index != self.control() && index / 2 >= usize::from(self.state.borrow().active);
+        if !queue.enabled || idle || self.state.borrow().status & 4 == 0 {
             return None;
         }
         if self.read16_at(queue.driver + 2) == queue.taken {
@@ -231,12 +256,13 @@ impl Device {
         self.write_at(self.queue(index).device + 2, &value.to_le_bytes());
     }
 
-    /// Works off the transmit queue and goes to sleep.
-    pub fn transmit(&self) {
-        if self.state.borrow().manners.tx_hangs {
+    /// Works off a transmit queue and goes to sleep.
+    pub fn transmit(&self, index: usize) {
+        let manners = self.state.borrow().manners;
+        if manners.tx_hangs || manners.queue_hangs == Some(index) {
             return;
         }
-        while let Some(chain) = self.take(TX) {
+        while let Some(chain) = self.take(index) {
             let mut bytes = Vec::new();
             for (address, len, writes) in &chain.buffers {
                 assert!(!writes, "a buffer to write to in a frame to send");
@@ -254,10 +280,11 @@ impl Device {
                 frame[field..field + 2].copy_from_slice(&value.to_be_bytes());
             }
             self.state.borrow_mut().sent.push(frame);
+            self.state.borrow_mut().sent_on.push(index);
             self.state.borrow_mut().headers.push(header);
-            self.complete(TX, chain.head.into(), 0);
+            self.complete(index, chain.head.into(), 0);
         }
-        self.sleep(TX);
+        self.sleep(index);
     }
 
     /// Does what the control queue says.
@@ -265,22 +292,35 @@ impl Device {
         if self.state.borrow().manners.control_hangs {
             return;
         }
-        while let Some(chain) = self.take(CONTROL) {
-            let mut command = Vec::new();
+        let index = self.control();
+        while let Some(chain) = self.take(index) {
+            let (mut command, mut answer_at) = (Vec::new(), None);
             for (address, len, writes) in &chain.buffers {
                 if *writes {
-                    let answer = u8::from(self.state.borrow().manners.refuses_commands);
-                    self.write_at(*address, &[answer]);
+                    answer_at = Some(*address);
                 } else {
                     let mut part = vec![0; *len as usize];
                     self.memory.read(Maddr::from_raw(*address), &mut part).expect("outside of DMA memory");
                     command.extend(part);
                 }
             }
+            let manners = self.state.borrow().manners;
+            if manners.completes_early && command.starts_with(&[4]) {
+                (0..index).for_each(|queue| self.complete(queue, 0, 1500));
+            }
+            let answer = match (command.as_slice(), manners.answers_pairs) {
+                ([4, 0, ..], Some(answer)) => answer,
+                ([4, 0, low, high], None) => {
+                    self.state.borrow_mut().active = u16::from_le_bytes([*low, *high]);
+                    0
+                }
+                _ => u8::from(manners.refuses_commands),
+            };
+            self.write_at(answer_at.expect("nowhere to answer"), &[answer]);
             self.state.borrow_mut().commands.push(command);
-            self.complete(CONTROL, chain.head.into(), 1);
+            self.complete(index, chain.head.into(), 1);
         }
-        self.sleep(CONTROL);
+        self.sleep(index);
     }
 
     /// Asks to be notified of the next chain.
@@ -293,16 +333,21 @@ impl Device {
 
     /// Receives a frame, with this header, in buffers of at most `part` bytes. `false` if there are too few.
     pub fn receive_as(&self, header: [u8; HEADER], frame: &[u8], part: usize) -> bool {
-        let old = self.queue(RX).used;
+        self.receive_on(RX, header, frame, part)
+    }
+
+    /// The same on a queue of those that there are.
+    pub fn receive_on(&self, index: usize, header: [u8; HEADER], frame: &[u8], part: usize) -> bool {
+        let old = self.queue(index).used;
         let bytes = [&header[..], frame].concat();
         for piece in bytes.chunks(part) {
-            let Some(chain) = self.take(RX) else { return false };
+            let Some(chain) = self.take(index) else { return false };
             let (address, len, writes) = chain.buffers[0];
             assert!(writes && piece.len() <= len as usize);
             self.write_at(address, piece);
-            self.put_used(RX, chain.head.into(), piece.len() as u32);
+            self.put_used(index, chain.head.into(), piece.len() as u32);
         }
-        self.publish(RX, old);
+        self.publish(index, old);
         true
     }
 
@@ -326,7 +371,7 @@ impl Device {
             (24, 2) => if queue.size == 0 { queue.max } else { queue.size }.into(),
             (26, 2) => queue.vector.into(),
             (28, 2) => queue.enabled.into(),
-            (30, 2) => state.queue.into(),
+            (30, 2) => usize::from(state.queue).min(LAST_NOTIFY) as u64,
             (ISR, 1) => std::mem::take(&mut state.isr).into(),
             (DEVICE.., _) if offset < NOTIFY => {
                 (0..size).map(|at| u64::from(state.config[offset - DEVICE + at]) << (8 * at)).sum()
@@ -356,7 +401,7 @@ impl Device {
                     for queue in &mut state.queues {
                         *queue = QueueState { max: queue.max, kicks: queue.kicks, ..QueueState::default() };
                     }
-                    (state.status, state.accepted, state.isr) = (0, 0, 0);
+                    (state.status, state.accepted, state.isr, state.active) = (0, 0, 0, 1);
                 } else if value != 0 {
                     state.status = if state.manners.refuses_features { value & !8 } else { value };
                 }
@@ -377,13 +422,13 @@ impl Device {
             }
             (NOTIFY.., 2) => {
                 let index = value as usize;
-                assert_eq!(offset, NOTIFY + index * MULTIPLIER as usize, "notification address");
+                assert_eq!(offset, NOTIFY + index.min(LAST_NOTIFY) * MULTIPLIER as usize, "notification address");
                 state.queues[index].kicks += 1;
                 drop(state);
-                match index {
-                    TX => self.transmit(),
-                    CONTROL => self.obey(),
-                    _ => {}
+                if index == self.control() {
+                    self.obey();
+                } else if index % 2 == TX {
+                    self.transmit(index);
                 }
             }
             _ => panic!("{size}-byte write of {value:#x} to {offset:#x}"),

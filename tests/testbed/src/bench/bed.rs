@@ -213,7 +213,7 @@ fn module(model: NicModel) -> &'static str {
         NicModel::E1000 => "e1000",
         NicModel::E1000e => "e1000e",
         NicModel::Igb => "igb",
-        NicModel::Virtio => "virtio_pci; modprobe virtio_net",
+        NicModel::Virtio | NicModel::VirtioQueues => "virtio_pci; modprobe virtio_net",
     }
 }
 

@@ -16,6 +16,7 @@ mod limits;
 mod link;
 mod management;
 mod policy;
+mod queues;
 mod refusals;
 mod replace;
 mod runtime;
@@ -27,6 +28,7 @@ mod traffic;
 use crate::bed::{Bed, BedConfig, Driver};
 use crate::failure::Result;
 use crate::measure::Costs;
+use crate::nic::NicModel;
 use crate::suite::{self, Length, Scenario, Selection, Tally, TestBed as _};
 
 /// A scenario of the network, and whom it is about.
@@ -36,6 +38,8 @@ pub struct NetworkScenario {
     scenario: Scenario<Bed>,
     about: About,
     again: Again,
+    /// The one card it can be tried with, if it cannot with any.
+    card: Option<NicModel>,
 }
 
 /// Whom a scenario is about.
@@ -72,6 +76,10 @@ pub const ALL: &[NetworkScenario] = &[
     shared("bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire", traffic::bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire),
     shared("guest_to_guest_traffic_stays_off_the_wire", traffic::guest_to_guest_traffic_stays_off_the_wire),
     shared("flows_of_a_guest_use_all_its_queues", features::flows_of_a_guest_use_all_its_queues),
+    with(
+        NicModel::VirtioQueues,
+        ours("flows_use_several_queue_pairs_of_the_card", queues::flows_use_several_queue_pairs_of_the_card),
+    ),
     shared(
         "bulk_tcp_over_ipv6_arrives_whole_in_both_directions",
         ipv6::bulk_tcp_over_ipv6_arrives_whole_in_both_directions,
@@ -142,7 +150,7 @@ pub const ALL: &[NetworkScenario] = &[
 
 const fn shared(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
     let scenario = Scenario { name, run, length: Length::Short };
-    NetworkScenario { scenario, about: About::AnyDriver, again: Again::EachCard }
+    NetworkScenario { scenario, about: About::AnyDriver, again: Again::EachCard, card: None }
 }
 
 const fn ours(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
@@ -159,7 +167,11 @@ const fn runtime(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> Network
 
 const fn long(name: &'static str, run: fn(&mut Bed) -> Result<()>) -> NetworkScenario {
     let scenario = Scenario { name, run, length: Length::Long };
-    NetworkScenario { scenario, about: About::Ours, again: Again::EachRelease }
+    NetworkScenario { scenario, about: About::Ours, again: Again::EachRelease, card: None }
+}
+
+const fn with(card: NicModel, entry: NetworkScenario) -> NetworkScenario {
+    NetworkScenario { card: Some(card), ..entry }
 }
 
 /// Which scenarios to run on a machine.
@@ -172,8 +184,9 @@ pub struct Choice<'a> {
 }
 
 impl Choice<'_> {
-    fn takes(&self, entry: &NetworkScenario, driver: Driver) -> bool {
-        let about = entry.about == About::AnyDriver || driver == Driver::Bulkhead;
+    fn takes(&self, entry: &NetworkScenario, driver: Driver, card: NicModel) -> bool {
+        let about = entry.card.is_none_or(|only| only == card)
+            && (entry.about == About::AnyDriver || driver == Driver::Bulkhead);
         let again = entry.again <= self.again || !self.selection.only.is_empty();
         about && again && self.selection.takes(&entry.scenario)
     }
@@ -182,7 +195,7 @@ impl Choice<'_> {
 /// Boots a bed and runs every chosen scenario, one line each.
 pub fn run_all(config: &BedConfig, choice: &Choice<'_>) -> Tally {
     let tag = format!("xen {} {}", config.xen, config.nic);
-    let entries = ALL.iter().filter(|entry| choice.takes(entry, config.driver));
+    let entries = ALL.iter().filter(|entry| choice.takes(entry, config.driver, config.nic));
     let chosen: Vec<_> = entries.map(|entry| &entry.scenario).collect();
     let large = chosen.iter().any(|scenario| scenario.length == Length::Long);
     let memory_mib = if large { LARGE_MIB } else { config.memory_mib };
@@ -206,30 +219,41 @@ fn print_costs(bed: &mut Bed, tag: &str) {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
 
-    fn names(again: Again, longest: Length, only: &[&str]) -> Vec<&'static str> {
+    fn names(card: NicModel, again: Again, longest: Length, only: &[&str]) -> Vec<&'static str> {
         let selection = Selection { only: only.iter().map(|word| (*word).into()).collect(), longest };
         let choice = Choice { selection: &selection, again };
-        let entries = ALL.iter().filter(|entry| choice.takes(entry, Driver::Bulkhead));
+        let entries = ALL.iter().filter(|entry| choice.takes(entry, Driver::Bulkhead, card));
         entries.map(|entry| entry.scenario.name).collect()
     }
 
     #[test]
     fn the_seldom_ones_run_with_few_cards_unless_they_are_named() {
-        let [card, kind, release] =
-            [Again::EachCard, Again::EachKind, Again::EachRelease].map(|again| names(again, Length::Long, &[]));
+        let [card, kind, release] = [Again::EachCard, Again::EachKind, Again::EachRelease]
+            .map(|again| names(NicModel::VirtioQueues, again, Length::Long, &[]));
         assert!(card.len() < kind.len() && kind.len() < release.len() && release.len() == ALL.len());
         assert!(card.contains(&"bulk_tcp_and_udp_leave_no_bad_frame_on_the_wire"));
         assert!(!kind.contains(&"a_panic_says_where"));
-        assert_eq!(names(Again::EachCard, Length::Short, &["panic"]), ["a_panic_says_where"]);
+        assert_eq!(names(NicModel::E1000, Again::EachCard, Length::Short, &["panic"]), ["a_panic_says_where"]);
+    }
+
+    #[test]
+    fn what_one_card_has_is_tried_with_that_card() {
+        let name = "flows_use_several_queue_pairs_of_the_card";
+        for card in NicModel::value_variants() {
+            let named = names(*card, Again::EachRelease, Length::Long, &[name]);
+            assert_eq!(named.contains(&name), *card == NicModel::VirtioQueues);
+        }
     }
 
     #[test]
     fn a_linux_driver_domain_is_not_asked_for_what_is_ours() {
         let selection = Selection { only: Vec::new(), longest: Length::Long };
         let choice = Choice { selection: &selection, again: Again::EachRelease };
-        let linux: Vec<_> = ALL.iter().filter(|entry| choice.takes(entry, Driver::Linux)).collect();
+        let linux: Vec<_> = ALL.iter().filter(|entry| choice.takes(entry, Driver::Linux, NicModel::Virtio)).collect();
         assert!(!linux.is_empty() && linux.iter().all(|entry| entry.about == About::AnyDriver));
     }
 }
