@@ -16,7 +16,7 @@ use xen_pv_rt::timekeeper::Timekeeper;
 
 use crate::config::{Config, ConfigError};
 use crate::controllers::{NoControllers, PciControllers};
-use crate::errand::{Errand, WithErrand};
+use crate::errand::{self, Errand, WithErrand};
 use crate::patience::Patience;
 use crate::publish::{Board, VbdReport, Work, publish};
 use crate::vbd::{Blkback, Copied, Options, Turn};
@@ -81,7 +81,7 @@ impl<H: Platform> Domain<H> {
             block_on(&hyp, PciControllers::start(&hyp, config.disk_timeout)).map_err(StartError::Controllers)?;
         let tasks = Tasks::new();
         let errand = Rc::new(Errand::new(tasks.signal()));
-        let pages = hyp.dma_pool(scan::BUFFERS).map_err(StartError::Memory)?;
+        let pages = hyp.dma_pool(errand::PAGES).map_err(StartError::Memory)?;
         let known = Catalogue { disks: controllers.disks(), ..Catalogue::default() };
         // Nobody else is served yet.
         let survey = scan::survey(&errand, &pages, &known, &|_| true);

@@ -12,7 +12,7 @@ use core::time::Duration;
 use xen_pv_rt::hyp::{Clock, DmaBuf, Instant, sleep};
 use xen_pv_rt::task::Signal;
 
-use crate::disk::{Command, Controller, DiskError, Op, Span, SubmitError, Tag};
+use crate::disk::{Command, Controller, DiskError, Op, SECTOR_BYTES, Span, SubmitError, Tag};
 use crate::vbd::Controllers;
 use crate::volume::Piece;
 
@@ -23,7 +23,6 @@ const TAG: Tag = Tag(u64::MAX);
 /// How often a disk is looked at when there is no loop yet.
 const STEP: Duration = Duration::from_millis(1);
 const PAGE: u32 = 4096;
-const SECTOR: u32 = 512;
 
 /// Whole pages for what is read.
 pub type Buffers = heapless::Vec<DmaBuf, PAGES>;
@@ -131,7 +130,7 @@ impl Errand {
 }
 
 fn submit(read: &Read, controllers: &mut (impl Controllers + ?Sized)) -> Result<(), SubmitError> {
-    let mut left = u32::try_from(read.piece.sectors).unwrap_or(u32::MAX).saturating_mul(SECTOR);
+    let mut left = u32::try_from(read.piece.sectors).unwrap_or(u32::MAX).saturating_mul(SECTOR_BYTES);
     let mut spans: heapless::Vec<Span, PAGES> = heapless::Vec::new();
     for buffer in &read.buffers {
         let len = left.min(PAGE);

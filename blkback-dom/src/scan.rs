@@ -7,15 +7,12 @@ use alloc::vec::Vec;
 use xen_pv_rt::hyp::DmaPool;
 
 use crate::disk::DiskError;
-use crate::errand::{Buffers, Errand, PAGES};
+use crate::errand::{Buffers, Errand};
 use crate::volume::{Catalogue, Piece, ReadError, Sectors, TableError, logical_volumes, partitions};
 
 /// Sectors of one read, and bytes of one.
 const SECTORS: u64 = 32;
 const SECTOR: usize = 512;
-/// Pages that a [`survey`] needs.
-pub const BUFFERS: usize = PAGES;
-
 /// Reads the tables on the disks of `known` and says what there is to be served.
 ///
 /// Only what `may_read` allows is read and believed. What is behind it, or cannot be read, stays as it is known. A disk whose

@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use blkback_dom::disk::Controller;
-use blkback_dom::errand::{Errand, WithErrand};
+use blkback_dom::errand::{self, Errand, WithErrand};
+use blkback_dom::rescan;
 use blkback_dom::vbd::{Blkback, Budget, Controllers, Options, Turn};
 use blkback_dom::volume::Catalogue;
-use blkback_dom::{rescan, scan};
 use fake_xen::{
     BlkRequest, BlkSegment, Blkfront, BlkfrontOptions, DeviceId, FakeHyp, FakeXen, Page, Toolstack, Usage, VbdConfig,
 };
@@ -106,7 +106,7 @@ impl Rig {
 
     /// Has the domain read the tables on its disks again when Dom0 asks, which [`rescan`](Self::rescan) does.
     pub fn follow_rescans(&mut self) {
-        let buffers = self.hyp.dma_pool(scan::BUFFERS).unwrap();
+        let buffers = self.hyp.dma_pool(errand::PAGES).unwrap();
         let lines = self.blkback.catalogue().lines();
         let follow = rescan::follow(self.hyp.clone(), self.blkback.clone(), self.errand.clone(), buffers, lines);
         self.tasks.spawn(follow);
