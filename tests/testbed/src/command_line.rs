@@ -333,12 +333,8 @@ fn execute_storage(test: &StorageTest) -> bool {
             cpus: test.common.cpus,
         })
         .collect();
-    let tally = side_by_side(test.jobs, &beds, |config| {
-        // The long scenarios are about vbds, not about controllers: once for each release.
-        let longest =
-            if Some(&config.model) == models.first() { test.longest } else { test.longest.min(Length::Medium) };
-        storage::run_all(config, &Selection { only: test.only.clone(), longest })
-    });
+    let selection = &Selection { only: test.only.clone(), longest: test.longest };
+    let tally = side_by_side(test.jobs, &beds, |config| storage::run_all(config, selection));
     println!("{} passed, {} failed", tally.passed, tally.failed);
     tally.failed == 0 && tally.passed > 0
 }
