@@ -37,6 +37,8 @@ pub struct Disk {
     pub file: PathBuf,
     /// Where QEMU records every write, discard and flush (its `blklogwrites` driver), if it does.
     pub record: Option<PathBuf>,
+    /// The medium of a CD-ROM at the next port of the controller, which must be AHCI.
+    pub cd: Option<PathBuf>,
 }
 
 impl FromStr for Disk {
@@ -55,10 +57,10 @@ impl FromStr for Disk {
 }
 
 impl Disk {
-    /// A disk that is not recorded.
+    /// A disk that is not recorded, and is alone on its controller.
     #[must_use]
     pub fn new(model: DiskModel, file: PathBuf) -> Self {
-        Self { model, file, record: None }
+        Self { model, file, record: None, cd: None }
     }
 
     /// QEMU's arguments for the `index`th disk of the machine.
@@ -87,6 +89,12 @@ impl Disk {
             }
         };
         let devices = devices.into_iter().flat_map(|device| ["-device".into(), device]);
-        ["-drive".into(), drive].into_iter().chain(devices).collect()
+        ["-drive".into(), drive].into_iter().chain(devices).chain(self.cd_arguments(index)).collect()
+    }
+
+    fn cd_arguments(&self, index: u8) -> Vec<String> {
+        let Some(medium) = &self.cd else { return Vec::new() };
+        let drive = format!("file={},if=none,id=cd{index},format=raw,readonly=on,media=cdrom", medium.display());
+        vec!["-drive".into(), drive, "-device".into(), format!("ide-cd,drive=cd{index},bus=ahci{index}.1")]
     }
 }

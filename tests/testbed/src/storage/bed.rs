@@ -1,13 +1,14 @@
-//! A booted machine with two disks, the storage domain, and its guests: what the scenarios work on.
+//! A booted machine with disks, the storage domain, and its guests: what the scenarios work on.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::image::{ROOT, SPARE_BYTES, make_disk, make_empty};
+use super::disks::{self, pci};
+use super::image::ROOT;
 use crate::bed::{claim_folder, images};
-use crate::disk::{Disk, DiskModel, FIRST_DISK_SLOT};
+use crate::disk::DiskModel;
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT, console_log};
 use crate::leaks::Resources;
@@ -54,6 +55,7 @@ impl TestBed for Storage {
     fn reset(&mut self) -> Result<()> {
         self.guests.clear();
         let script = "for mount in $(awk '$1 ~ /xvd/ { print $2 }' /proc/mounts); do umount -l $mount; done\n\
+                      dmsetup remove_all 2>/dev/null\n\
                       for id in $(xl list | awk 'NR > 2 { print $2 }' | sort -rn); do xl destroy $id; done\n\
                       for id in $(xl block-list 0 | awk 'NR > 1 { print $1 }'); do xl block-detach 0 $id force; done";
         self.machine.dom0.run(script, Duration::from_secs(240)).map(|_| ())
@@ -68,8 +70,7 @@ impl Storage {
     pub fn set_up(config: &StorageConfig) -> Result<Self> {
         let (logs, lock) = claim_folder(&config.logs)?;
         let config = &StorageConfig { logs, ..config.clone() };
-        make_disk(&disk_file(config), &images(&config.xen).join("root.ext4"))?;
-        make_empty(&spare_file(config), SPARE_BYTES)?;
+        disks::make(config)?;
         Ok(Self { machine: boot(config, None)?, config: config.clone(), guests: BTreeMap::new(), _lock: lock })
     }
 
@@ -93,25 +94,6 @@ impl Storage {
     /// How it was set up.
     pub(super) fn config(&self) -> &StorageConfig {
         &self.config
-    }
-
-    /// What the first disk is called in targets.
-    pub(super) fn disk(&self) -> &'static str {
-        match self.config.model {
-            DiskModel::Nvme => "nvme0n1",
-            DiskModel::Ahci => "ahci0p0",
-            DiskModel::Virtio => "vda",
-        }
-    }
-
-    /// What the second disk is called, which is a virtio disk whatever the first one is.
-    pub(super) fn spare(&self) -> &'static str {
-        if self.config.model == DiskModel::Virtio { "vdb" } else { "vda" }
-    }
-
-    /// The file behind the first disk.
-    pub(super) fn disk_file(&self) -> PathBuf {
-        disk_file(&self.config)
     }
 
     /// Runs a script in Dom0 that must succeed.
@@ -220,12 +202,38 @@ impl Storage {
 
     /// Attaches a vbd to a guest, runs a script there once its device exists, and detaches it.
     pub(super) fn with_vbd(&self, guest: &Guest, access: &str, target: &str, script: &str) -> Result<String> {
-        self.attach(guest.domid, "xvdb", access, target)?;
-        let said = guest.check(&format!("set -e; {}; {script}", wait_for("xvdb")), GUEST_LIMIT)?;
-        self.detach(guest.domid, "xvdb")?;
-        // blkfront of Linux 6.12 dies (BUG_ON in negotiate_mq) if its device comes back before it has seen it go.
-        guest.check("for i in $(seq 300); do [ -b /dev/xvdb ] || exit 0; sleep 0.1; done; exit 1", GUEST_LIMIT)?;
+        self.with_vbds(guest, access, &[("xvdb", target)], script)
+    }
+
+    /// As [`Self::with_vbd`], with several at a time, each a device and its target.
+    pub(super) fn with_vbds(&self, guest: &Guest, access: &str, vbds: &[(&str, &str)], script: &str) -> Result<String> {
+        for (vdev, target) in vbds {
+            self.attach(guest.domid, vdev, access, target)?;
+        }
+        let devices: Vec<_> = vbds.iter().map(|(vdev, _)| *vdev).collect();
+        let wait: Vec<_> = devices.iter().map(|vdev| wait_for(vdev)).collect();
+        let said = guest.check(&format!("set -e; {}; {script}", wait.join("; ")), GUEST_LIMIT)?;
+        self.detach_and_wait(guest, &devices)?;
         Ok(said)
+    }
+
+    /// Detaches vbds, and waits until their guest has seen them go: blkfront of Linux 6.12 dies (BUG_ON in `negotiate_mq`) if
+    /// a device comes back before.
+    pub(super) fn detach_and_wait(&self, guest: &Guest, vdevs: &[&str]) -> Result<()> {
+        vdevs.iter().try_for_each(|vdev| self.detach(guest.domid, vdev))?;
+        let there: Vec<_> = vdevs.iter().map(|vdev| format!("-b /dev/{vdev}")).collect();
+        let gone = format!("for i in $(seq 300); do [ {} ] || exit 0; sleep 0.1; done; exit 1", there.join(" -o "));
+        guest.check(&gone, GUEST_LIMIT).map(|_| ())
+    }
+
+    /// Has the driver domain read the tables again; what there is then, a line each.
+    pub(super) fn rescan(&self) -> Result<String> {
+        let data = format!("/local/domain/{}/data", self.ensure_blkdom()?);
+        self.dom0(&format!(
+            "xenstore-write {data}/rescan 1; for i in $(seq 100); do\n\
+             xenstore-read {data}/rescan >/dev/null 2>&1 || break; sleep 0.1; done; [ $i -lt 100 ] || exit 1\n\
+             xenstore-read $(xenstore-list {data}/volumes | sed 's,^,{data}/volumes/,')"
+        ))
     }
 
     /// Takes stock of what the domains hold.
@@ -262,29 +270,13 @@ pub(super) fn wait_for(vdev: &str) -> String {
     format!("for i in $(seq 300); do [ -b /dev/{vdev} ] && break; sleep 0.1; done; [ -b /dev/{vdev} ]")
 }
 
-fn disk_file(config: &StorageConfig) -> PathBuf {
-    config.logs.join("disk.img")
-}
-
-fn spare_file(config: &StorageConfig) -> PathBuf {
-    config.logs.join("spare.img")
-}
-
-/// The two controllers, as `pci=[...]` takes them.
-fn pci() -> String {
-    format!("\"00:{FIRST_DISK_SLOT:x}.0\",\"00:{:x}.0\"", FIRST_DISK_SLOT.saturating_add(1))
-}
-
 fn boot(config: &StorageConfig, record: Option<&Path>) -> Result<Machine> {
     let copy = |path: &str, from: &Path| Dom0File { path: path.into(), content: Content::CopyOf(from.into()) };
     let machine = Machine::boot(&MachineConfig {
         images: images(&config.xen),
         logs: config.logs.clone(),
         nics: Vec::new(),
-        disks: vec![
-            Disk { record: record.map(Path::to_owned), ..Disk::new(config.model, disk_file(config)) },
-            Disk::new(DiskModel::Virtio, spare_file(config)),
-        ],
+        disks: disks::of_machine(config, record),
         files: vec![
             copy("/root/blkback-dom", &config.image),
             copy("/root/xl/blkback-dom.cfg", Path::new("images/xl/blkback-dom.cfg")),

@@ -141,7 +141,7 @@ pub(super) fn a_guest_sees_its_disk_grow(storage: &mut Storage) -> Result<()> {
         last = grown.checked_div(128).unwrap_or(0).saturating_sub(16),
     );
     let after: u64 = parse(&guest.check(&script, GUEST_LIMIT)?)?;
-    storage.detach(guest.domid, "xvdc")?;
+    storage.detach_and_wait(&guest, &["xvdc"])?;
     ensure(after == grown, || format!("{before} sectors before, {after} after the disk grew to {grown}"))
 }
 

@@ -1,4 +1,5 @@
-//! The disk of a run: a sparse raw file with an MBR of two partitions, and slices that scenarios agree on.
+//! The disks of a run, sparse raw files: one with an MBR of two partitions and slices that scenarios agree on, and those that
+//! scenarios change as a whole.
 
 use std::fs::File;
 use std::io;
@@ -11,6 +12,10 @@ use crate::failure::{Doing, Result};
 pub(super) const DISK_BYTES: u64 = 1 << 30;
 /// Bytes of the second disk, whose size changes.
 pub(super) const SPARE_BYTES: u64 = 64 << 20;
+/// Bytes of the disk on which Dom0 makes tables.
+pub(super) const TABLES_BYTES: u64 = 96 << 20;
+/// Bytes of the medium in the CD-ROM: not in whole pages, but in whole blocks.
+pub(super) const CD_BYTES: u64 = (3 << 20) + 3 * 2048;
 /// What the first line of partition 1 is.
 pub(super) const PARTITION_MARK: &str = "partition 1 starts here\n";
 /// What the first line of the slice at 4 MiB is.
@@ -24,8 +29,13 @@ pub(super) const RAW: &str = "@128M+64M";
 /// The partition with a root file system.
 pub(super) const ROOT: &str = ":2";
 
+/// The partition of the spare disk that holds a part of a volume group.
+pub(super) const SPARE_PHYSICAL: &str = ":2";
+
 /// First sector and number of sectors of the partitions.
 const PARTITIONS: [(u32, u32); 2] = [(65_536, 65_536), (1_048_576, 524_288)];
+/// The same of the spare disk, whose first one Dom0 makes, and whose end moves.
+const SPARE_PARTITIONS: [(u32, u32); 2] = [(0, 0), (65_536, 65_536)];
 
 /// Makes the disk; partition 2 becomes a copy of the root file system `root`.
 pub(super) fn make_disk(path: &Path, root: &Path) -> Result<()> {
@@ -35,16 +45,33 @@ pub(super) fn make_disk(path: &Path, root: &Path) -> Result<()> {
     io::Seek::seek(&mut copy, io::SeekFrom::Start(start))?;
     io::copy(&mut File::open(root).doing("opening root.ext4 (run images/build first)")?, &mut copy)?;
     disk.set_len(DISK_BYTES)?;
-    for ((first, count), entry) in PARTITIONS.into_iter().zip(0..) {
+    write_mbr(&disk, PARTITIONS)?;
+    disk.write_all_at(PARTITION_MARK.as_bytes(), u64::from(PARTITIONS[0].0) * 512)?;
+    disk.write_all_at(SLICE_MARK.as_bytes(), 4 << 20)?;
+    Ok(())
+}
+
+/// Writes a partition table; a partition of no sectors is none.
+fn write_mbr(disk: &File, partitions: [(u32, u32); 2]) -> Result<()> {
+    for ((first, count), entry) in partitions.into_iter().zip(0..).filter(|((_, count), _)| *count > 0) {
         let mut bytes = [0, 0, 0, 0, 0x83, 0, 0, 0].to_vec();
         bytes.extend_from_slice(&first.to_le_bytes());
         bytes.extend_from_slice(&count.to_le_bytes());
         disk.write_all_at(&bytes, 446_u64.saturating_add(16_u64.saturating_mul(entry)))?;
     }
-    disk.write_all_at(&[0x55, 0xaa], 510)?;
-    disk.write_all_at(PARTITION_MARK.as_bytes(), u64::from(PARTITIONS[0].0) * 512)?;
-    disk.write_all_at(SLICE_MARK.as_bytes(), 4 << 20)?;
-    Ok(())
+    Ok(disk.write_all_at(&[0x55, 0xaa], 510)?)
+}
+
+/// Makes the second disk.
+pub(super) fn make_spare(path: &Path, bytes: u64) -> Result<()> {
+    make_empty(path, bytes)?;
+    write_mbr(&File::options().write(true).open(path)?, SPARE_PARTITIONS)
+}
+
+/// Makes the medium of the CD-ROM: every line is as long as any other, and tells where it is.
+pub(super) fn make_cd(path: &Path) -> Result<()> {
+    let lines: String = (0..CD_BYTES / 16).map(|number| format!("line {number:010}\n")).collect();
+    std::fs::write(path, lines).doing("creating the CD-ROM's medium")
 }
 
 /// Makes an empty disk.

@@ -1,15 +1,21 @@
 //! System tests of the storage driver domain: stock guests, and Dom0, on disks that it serves.
 
 mod bed;
+mod cd;
 mod crowd;
+mod disks;
 mod dom0;
 mod files;
+mod gpt;
+mod grow;
 mod hotplug;
 mod image;
+mod lvm;
 mod power;
 mod targets;
 mod trace;
 
+use crate::disk::DiskModel;
 use crate::suite::{self, Length, Scenario, Selection, Tally};
 
 pub use bed::{Storage, StorageConfig};
@@ -32,6 +38,14 @@ const ALL: &[Scenario<Storage>] = &[
         "a_partition_that_dom0_makes_is_served_once_it_asks",
         targets::a_partition_that_dom0_makes_is_served_once_it_asks,
     ),
+    medium(
+        "a_guest_finds_gpt_partitions_by_each_of_their_names",
+        gpt::a_guest_finds_gpt_partitions_by_each_of_their_names,
+    ),
+    medium("a_partition_grows_under_its_guest", gpt::a_partition_grows_under_its_guest),
+    medium("linux_finds_what_a_guest_wrote_to_logical_volumes", lvm::linux_finds_what_a_guest_wrote_to_logical_volumes),
+    medium("a_logical_volume_grows_under_its_guest", lvm::a_logical_volume_grows_under_its_guest),
+    medium("a_logical_volume_of_another_kind_is_refused", lvm::a_logical_volume_of_another_kind_is_refused),
     medium("a_frontend_driver_lets_go_of_its_device", hotplug::a_frontend_driver_lets_go_of_its_device),
     medium("a_guest_sees_its_disk_grow", files::a_guest_sees_its_disk_grow),
     medium("a_guest_boots_with_its_root_on_a_vbd", files::a_guest_boots_with_its_root_on_a_vbd),
@@ -50,6 +64,10 @@ const ALL: &[Scenario<Storage>] = &[
     long("eight_guests_destroyed_at_once_leave_nothing", crowd::eight_guests_destroyed_at_once_leave_nothing),
 ];
 
+/// Those that only an AHCI controller has a part in.
+const OF_AHCI: &[Scenario<Storage>] =
+    &[medium("a_cd_is_read_to_its_end_and_not_written", cd::a_cd_is_read_to_its_end_and_not_written)];
+
 const fn short(name: &'static str, run: fn(&mut Storage) -> crate::failure::Result<()>) -> Scenario<Storage> {
     Scenario { name, run, length: Length::Short }
 }
@@ -65,6 +83,7 @@ const fn long(name: &'static str, run: fn(&mut Storage) -> crate::failure::Resul
 /// Boots a machine and runs the selected scenarios, one line each.
 pub fn run_all(config: &StorageConfig, selection: &Selection) -> Tally {
     let tag = format!("xen {} {}", config.xen, config.model);
-    let chosen: Vec<_> = ALL.iter().filter(|scenario| selection.takes(scenario)).collect();
+    let here = if config.model == DiskModel::Ahci { OF_AHCI } else { &[] };
+    let chosen: Vec<_> = ALL.iter().chain(here).filter(|scenario| selection.takes(scenario)).collect();
     suite::run(&tag, &config.logs, || Storage::set_up(config), &chosen, |_| ())
 }

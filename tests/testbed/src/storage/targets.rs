@@ -17,7 +17,7 @@ pub(super) fn a_partition_and_a_slice_are_where_they_should_be(storage: &mut Sto
 /// One entry of an MBR: type 83, from sector 2048 on, 32768 sectors.
 const MBR_ENTRY: &str = r"\0\0\0\0\203\0\0\0\0\010\0\0\0\200\0\0";
 
-/// Dom0 partitions a disk that it has as a vbd, and has the driver domain look again.
+/// Dom0 adds a partition to a disk that it has as a vbd, and has the driver domain look again.
 pub(super) fn a_partition_that_dom0_makes_is_served_once_it_asks(storage: &mut Storage) -> Result<()> {
     let (guest, spare) = (storage.guest("g2")?, storage.spare());
     storage.attach(0, "xvdz", "rw", spare)?;
@@ -28,12 +28,7 @@ pub(super) fn a_partition_that_dom0_makes_is_served_once_it_asks(storage: &mut S
         mark = PARTITION_MARK.trim(),
     ))?;
     storage.detach(0, "xvdz")?;
-    let data = format!("/local/domain/{}/data", storage.ensure_blkdom()?);
-    storage.dom0(&format!(
-        "xenstore-write {data}/rescan 1; for i in $(seq 100); do\n\
-         xenstore-read {data}/rescan >/dev/null 2>&1 || exit 0; sleep 0.1; done; exit 1"
-    ))?;
-    let listed = storage.dom0(&format!("xenstore-ls {data}/volumes"))?;
+    let listed = storage.rescan()?;
     ensure(listed.contains(&format!("partition {spare}:1 size=16777216")), || format!("what is listed: {listed}"))?;
     let script = "head -n 1 /dev/xvdb; cat /sys/block/xvdb/size";
     let found = storage.with_vbd(&guest, "rw", &format!("{spare}:1"), script)?;
@@ -74,7 +69,7 @@ pub(super) fn what_cannot_be_served_is_refused_and_named(storage: &mut Storage) 
 }
 
 /// A target that must be refused: `xl` fails, and one line on the domain's console and the error node name the cause.
-fn refused(storage: &Storage, domid: u16, target: &str, cause: &str) -> Result<()> {
+pub(super) fn refused(storage: &Storage, domid: u16, target: &str, cause: &str) -> Result<()> {
     let outcome = storage.attach(domid, "xvdb", "rw", target);
     ensure(outcome.is_err(), || format!("{target} was attached"))?;
     let node = format!("/local/domain/{}/error/backend/vbd/{domid}/51728/error", storage.ensure_blkdom()?);
