@@ -66,7 +66,7 @@ const OF_CONTROLLERS: [Counter<ControllerReport>; 7] = [
     ("interrupts", |controller| controller.interrupts),
 ];
 
-const OF_VBDS: [Counter<VbdCounters>; 9] = [
+const OF_VBDS: [Counter<VbdCounters>; 10] = [
     ("reads", |vbd| vbd.reads),
     ("writes", |vbd| vbd.writes),
     ("flushes", |vbd| vbd.flushes),
@@ -76,6 +76,7 @@ const OF_VBDS: [Counter<VbdCounters>; 9] = [
     ("errors", |vbd| vbd.errors.total()),
     ("notifications", |vbd| vbd.notifications),
     ("events", |vbd| vbd.events),
+    ("pages-mapped", |vbd| vbd.pages_mapped),
 ];
 
 /// Where the event loop leaves its numbers.
@@ -175,7 +176,7 @@ mod tests {
             (
                 "vbd-7-51712",
                 "reads=3 writes=0 flushes=0 discards=0 sectors-read=24 sectors-written=0 errors=1 notifications=0 \
-                 events=2 error-MEDIA=1"
+                 events=2 pages-mapped=0 error-MEDIA=1"
                     .into(),
             ),
         ];

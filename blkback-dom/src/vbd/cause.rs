@@ -169,4 +169,6 @@ pub struct VbdCounters {
     pub notifications: u64,
     /// Notifications received, each queue's once for each time that the domain gets ready to sleep.
     pub events: u64,
+    /// Pages of the frontend that are mapped now, beside its rings.
+    pub pages_mapped: u64,
 }

@@ -210,17 +210,25 @@ impl<H: Hypervisor> Vbd<H> {
     /// Maps the pages of requests that were not considered yet, as far as there is room.
     pub(super) fn map_new(&mut self, hyp: &H, now: Instant) {
         let mut wanted = Wanted::new();
+        let mut outcome = Ok(());
         for work in self.works.iter_mut().flatten().filter(|work| !work.considered && work.stage == Stage::Data) {
             work.considered = true;
             let segments = (0..).map_while(|index| work.segments.get(index)).map(|segment| segment.gref());
             for gref in segments.chain(work.list) {
                 if self.mappings.wants(gref, &wanted) && wanted.push(gref).is_ok() && wanted.is_full() {
-                    self.mappings.map(hyp, self.frontend, &wanted, now);
+                    outcome = outcome.and(self.mappings.map(hyp, self.frontend, &wanted, now));
                     wanted.clear();
                 }
             }
         }
-        self.mappings.map(hyp, self.frontend, &wanted, now);
+        outcome = outcome.and(self.mappings.map(hyp, self.frontend, &wanted, now));
+        if let Err(error) = outcome {
+            let (domid, device, cause) = (self.frontend, self.devid, Cause::from(error).code());
+            log::warn!(
+                "be=vbd dom={domid} dev={device} q=0 cause={cause} text=\"a grant cannot be mapped; what is not mapped \
+                 yet will be copied\" action=keep n=0"
+            );
+        }
     }
 
     /// Judges the lists that were fetched.
@@ -228,7 +236,7 @@ impl<H: Hypervisor> Vbd<H> {
         for index in 0..u16::try_from(self.works.len()).unwrap_or(0) {
             let limits = self.limits;
             let Some(work) = self.work_mut(index) else { continue };
-            let (Stage::Fetch(indirect), Segments::Listed(list)) = (work.stage, &work.segments) else { continue };
+            let (Stage::Fetch(indirect), Segments::Listed(list, _)) = (work.stage, &work.segments) else { continue };
             let outcome = match work.fetch_error.get() {
                 Some(error) => Err(Cause::from(error)),
                 None => indirect.validate(list.bytes(), &limits).map_err(Cause::from),

@@ -14,7 +14,7 @@
 use alloc::vec::Vec;
 use core::time::Duration;
 
-use xen_pv_rt::hyp::{Access, Domid, GrantRef, Hypervisor, Instant, Maddr};
+use xen_pv_rt::hyp::{Access, Domid, GrantError, GrantRef, Hypervisor, Instant, Maddr};
 
 /// References that are mapped by one hypercall.
 pub(super) const BATCH: usize = 64;
@@ -65,10 +65,25 @@ impl<H: Hypervisor> Mappings<H> {
         count < self.cap && self.find(gref).is_err() && !others.contains(&gref)
     }
 
+    /// How many are mapped.
+    pub(super) fn count(&self) -> u64 {
+        u64::try_from(self.entries.len()).unwrap_or(u64::MAX)
+    }
+
     /// Maps pages, for reading and writing: any of them may be read into later.
-    pub(super) fn map(&mut self, hyp: &H, frontend: Domid, wanted: &[GrantRef], now: Instant) {
+    ///
+    /// # Errors
+    /// One of them cannot be mapped. No other page will be, until the frontend connects again.
+    pub(super) fn map(
+        &mut self,
+        hyp: &H,
+        frontend: Domid,
+        wanted: &[GrantRef],
+        now: Instant,
+    ) -> Result<(), GrantError> {
+        let mut outcome = Ok(());
         if wanted.is_empty() {
-            return;
+            return outcome;
         }
         for (gref, page) in wanted.iter().zip(hyp.map(frontend, wanted, Access::ReadWrite)) {
             match (page, self.find(*gref)) {
@@ -78,9 +93,13 @@ impl<H: Hypervisor> Mappings<H> {
                 }
                 (Ok(_), Ok(_)) => {}
                 // Copying it says what is wrong with it.
-                (Err(_), _) => self.cap = 0,
+                (Err(error), _) => {
+                    self.cap = 0;
+                    outcome = Err(error);
+                }
             }
         }
+        outcome
     }
 
     /// Where a device finds the page of a grant, if it is mapped.

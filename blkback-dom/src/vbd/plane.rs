@@ -154,7 +154,8 @@ impl<H: Hypervisor> Plane<H> {
 
     /// The counters of every vbd in service.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (Domid, u32, VbdCounters)> {
-        self.vbds.iter().flatten().map(|vbd| (vbd.frontend, vbd.devid, vbd.counters))
+        let counters = |vbd: &Vbd<H>| VbdCounters { pages_mapped: vbd.mappings.count(), ..vbd.counters };
+        self.vbds.iter().flatten().map(move |vbd| (vbd.frontend, vbd.devid, counters(vbd)))
     }
 
     /// Copies since start.
@@ -242,8 +243,8 @@ impl<H: Hypervisor> Plane<H> {
             let (mappings, fetching) = vbd.mappings_and_fetching();
             for work in fetching {
                 let (Stage::Fetch(indirect), Some(buffer)) = (work.stage, buffers.take()) else { break };
-                work.segments = Segments::Listed(buffer);
-                let super::work::Work { segments: Segments::Listed(list), fetch_error, .. } = work else { break };
+                work.segments = Segments::Listed(buffer, indirect.nr_segments());
+                let super::work::Work { segments: Segments::Listed(list, _), fetch_error, .. } = work else { break };
                 let Some(dest) = list.bytes_mut().get_mut(..usize::from(indirect.list_bytes())) else { break };
                 any = true;
                 if let Some(page) = mappings.page(indirect.gref()) {

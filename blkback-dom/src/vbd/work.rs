@@ -23,8 +23,9 @@ pub(super) enum Segments {
     None,
     /// In these segments.
     Direct(Direct),
-    /// In those listed in our private copy of an indirect page, which was validated as a whole.
-    Listed(DmaBuf),
+    /// In those listed in our private copy of an indirect page, which was validated as a whole: so many of them. What
+    /// is in the buffer behind those is of an earlier list.
+    Listed(DmaBuf, u16),
 }
 
 impl Segments {
@@ -32,7 +33,8 @@ impl Segments {
         match self {
             Self::None => None,
             Self::Direct(segments) => segments.as_slice().get(usize::from(index)).copied(),
-            Self::Listed(list) => segment_at(list.bytes(), index),
+            Self::Listed(list, count) if index < *count => segment_at(list.bytes(), index),
+            Self::Listed(..) => None,
         }
     }
 }

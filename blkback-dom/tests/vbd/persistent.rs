@@ -80,6 +80,23 @@ fn a_list_in_a_mapped_page_is_read_there() {
     assert!(holds(&pages[0], 0x77));
 }
 
+/// A list is shorter than the page it is in. What is behind it is no reference: one that cannot be mapped would end all
+/// mapping.
+#[test]
+fn what_is_behind_a_list_is_not_mapped_and_ends_nothing() {
+    let (mut rig, guest) = persistent();
+    let (segments, _pages) = rig.pages(guest, 9, |_| 0x22);
+    let (list, page) = rig.fronts[guest].page(Access::ReadWrite);
+    BlkRequest::write_list(&page, &segments);
+    let request = BlkRequest::indirect(1, rig.id(), 0, 9, list);
+    assert_eq!(rig.ask(guest, &[request]), [0]);
+    assert_eq!(mapped(&rig), 10, "nine pages and the list");
+    let (fresh, _pages) = rig.pages(guest, 2, |_| 0x33);
+    assert_eq!(transfer(&mut rig, guest, 1, 96, &fresh), 0);
+    assert_eq!(mapped(&rig), 12);
+    assert!(segments.iter().chain(&fresh).all(|(gref, ..)| copies(&rig, guest, *gref) == 0));
+}
+
 #[test]
 fn parts_of_pages_move_their_own_bytes() {
     let (mut rig, guest) = persistent();
@@ -225,6 +242,7 @@ fn a_mapping_that_fails_is_made_up_for_by_copying_bf_29() {
             assert_eq!(transfer(&mut rig, guest, operation, 0, &segments), 0);
         }
         assert_eq!(mapped(&rig), 3, "page {failing}");
+        assert_eq!(rig.lines(guest, "GRANT_SYS").len(), 1, "{:?}", rig.log());
         rig.assert_works(guest);
         rig.fronts[guest].close();
         rig.until("nothing is mapped", |rig| rig.usage().mapped == 0);
