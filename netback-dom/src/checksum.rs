@@ -73,15 +73,19 @@ impl Sum {
     }
 }
 
-/// Sums 16-bit words, two at a time; the carries gather in the upper half.
+/// Sums 16-bit words, four at a time: an addition and one of the carry for each eight bytes. Two at a time need no carry, but
+/// compilers make that of vectors that are taken apart again, more instructions and slow ones.
 fn sum_words(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let sum = words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from(u32::from_ne_bytes(*word))));
-    let mut last = [0; 4];
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
     for (to, from) in last.iter_mut().zip(rest) {
         *to = *from;
     }
-    sum.wrapping_add(u64::from(u32::from_ne_bytes(last)))
+    words.iter().chain(core::iter::once(&last)).fold(0_u64, |sum, word| {
+        let (sum, carry) = sum.overflowing_add(u64::from_ne_bytes(*word));
+        // A sum that has overflowed has room for the carry.
+        sum.wrapping_add(u64::from(carry))
+    })
 }
 
 fn fold(sum: u64) -> u16 {
