@@ -11,9 +11,8 @@ use core::cell::RefCell;
 
 use xen_pv_rt::hyp::DmaBuf;
 
-/// Most segments of one frame: 64 KiB in whole pages, plus a head of its own.
+/// Most segments of one frame that a card is to send: 64 KiB in whole pages, plus a head of its own.
 pub const MAX_SEGMENTS: usize = 18;
-const MAX_TAIL: usize = MAX_SEGMENTS - 1;
 
 /// A run of bytes in one buffer.
 #[derive(Debug)]
@@ -66,29 +65,42 @@ pub struct Gso {
     pub size: u16,
 }
 
-type Tail = heapless::Vec<Segment, MAX_TAIL>;
+/// In a box, so that it moves from the pool into a frame as one pointer.
+type Tail = Box<Vec<Segment>>;
 
 /// Preallocated tails of multi-segment frames. Cloning gives another handle to the same pool.
 #[derive(Clone)]
-#[expect(clippy::vec_box, reason = "a tail moves from the pool into a frame as one pointer")]
-pub struct TailPool(Rc<RefCell<Vec<Box<Tail>>>>);
+pub struct TailPool(Rc<Tails>);
+
+struct Tails {
+    free: RefCell<Vec<Tail>>,
+    /// Most segments of a tail; each has room for that many.
+    longest: usize,
+}
 
 impl TailPool {
     /// A pool that serves `frames` multi-segment frames at a time.
     pub fn new(frames: usize) -> Self {
-        Self(Rc::new(RefCell::new((0..frames).map(|_| Box::default()).collect())))
+        Self::with_segments(frames, MAX_SEGMENTS)
+    }
+
+    /// As [`new`](Self::new), for frames of up to `segments` segments: one of more than [`MAX_SEGMENTS`] is for guests only.
+    pub fn with_segments(frames: usize, segments: usize) -> Self {
+        let longest = segments.saturating_sub(1);
+        let tails = (0..frames).map(|_| Box::new(Vec::with_capacity(longest)));
+        Self(Rc::new(Tails { free: RefCell::new(tails.collect()), longest }))
     }
 
     /// Multi-segment frames that can be made now.
     pub fn available(&self) -> usize {
-        self.0.borrow().len()
+        self.0.free.borrow().len()
     }
 }
 
 /// A tail in use; it goes back to its pool on drop.
 struct PooledTail {
     /// There until it is dropped.
-    segments: Option<Box<Tail>>,
+    segments: Option<Tail>,
     pool: TailPool,
 }
 
@@ -103,7 +115,7 @@ impl Drop for PooledTail {
         if let Some(mut segments) = self.segments.take() {
             segments.clear();
             // The pool never holds more than it was made with, so this does not allocate.
-            self.pool.0.borrow_mut().push(segments);
+            self.pool.0.free.borrow_mut().push(segments);
         }
     }
 }
@@ -127,16 +139,19 @@ impl Frame {
     /// Appends a segment.
     ///
     /// # Errors
-    /// Gives the segment back if the frame has [`MAX_SEGMENTS`] already or `tails` is exhausted.
+    /// Gives the segment back if the frame has as many already as `tails` allows, or `tails` is exhausted.
     pub fn push(&mut self, segment: Segment, tails: &TailPool) -> Result<(), Segment> {
         if self.tail.is_none() {
-            let Some(tail) = tails.0.borrow_mut().pop() else { return Err(segment) };
+            let Some(tail) = tails.0.free.borrow_mut().pop() else { return Err(segment) };
             self.tail = Some(PooledTail { segments: Some(tail), pool: tails.clone() });
         }
-        match self.tail.as_mut().and_then(|tail| tail.segments.as_mut()) {
-            Some(tail) => tail.push(segment),
-            None => Err(segment),
+        let Some(tail) = &mut self.tail else { return Err(segment) };
+        match &mut tail.segments {
+            // The pool made it with room for so many, so this does not allocate.
+            Some(segments) if segments.len() < tail.pool.0.longest => segments.push(segment),
+            _ => return Err(segment),
         }
+        Ok(())
     }
 
     /// The first segment alone; the others go back to their pool.
@@ -165,7 +180,7 @@ impl Frame {
             .chain(self.tail.iter_mut().filter_map(|tail| tail.segments.as_mut()).flat_map(|tail| tail.iter_mut()))
     }
 
-    /// Number of segments, 1 to [`MAX_SEGMENTS`].
+    /// Number of segments, at least 1.
     pub fn segment_count(&self) -> usize {
         self.tail.as_ref().map_or(0, |tail| tail.segments().len()).saturating_add(1)
     }

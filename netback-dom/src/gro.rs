@@ -12,7 +12,7 @@
 use core::ops::Range;
 
 use crate::checksum::Sum;
-use crate::frame::{Checksum, Frame, Gso, MAX_SEGMENTS, Segment, TailPool};
+use crate::frame::{Checksum, Frame, Gso, Segment, TailPool};
 use crate::segmentation;
 use crate::wire::{IPV6_HEADER, Protocol, Transport, u16_at};
 
@@ -26,6 +26,8 @@ const LONGEST: usize = 65535;
 const DF: u16 = 0x4000;
 const ACK: u8 = 0x10;
 const PSH: u8 = 0x08;
+/// Most segments that are joined: as many of 1448 bytes as [`LONGEST`] holds.
+pub(crate) const MOST_PARTS: usize = 45;
 /// Offsets in a TCP header.
 const SEQUENCE: usize = 4;
 const DATA_OFFSET: usize = 12;
@@ -133,7 +135,7 @@ impl Train {
 
     /// Whether nothing can be appended any more.
     pub(crate) fn is_closed(&self) -> bool {
-        self.push || self.short || self.frame.segment_count() >= MAX_SEGMENTS
+        self.push || self.short || self.frame.segment_count() >= MOST_PARTS
     }
 
     /// Whether a TCP frame that starts with `head` must not overtake it: it is of the same flow.

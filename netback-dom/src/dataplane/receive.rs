@@ -7,7 +7,7 @@ use xen_pv_rt::hyp::{Hypervisor, Instant};
 
 use super::{Plane, Uplinks};
 use crate::frame::{Frame, Gso, TailPool};
-use crate::gro::{Part, Train};
+use crate::gro::{MOST_PARTS, Part, Train};
 use crate::switch::vlan::Form;
 use crate::switch::{Exit, PortId, Verdict};
 use crate::wire::{Protocol, Transport};
@@ -16,6 +16,8 @@ use crate::wire::{Protocol, Transport};
 const RECEIVE_BURST: usize = 64;
 /// Flows of which segments are joined at a time.
 const FLOWS: usize = 8;
+/// Segments that may always be joined to one packet; up to [`MOST_PARTS`] where pages are plenty.
+const FEW_PARTS: usize = 18;
 /// Joined packets on their way to guests; beyond, segments are handed on as they are.
 const JOINED: usize = 96;
 
@@ -23,11 +25,13 @@ const JOINED: usize = 96;
 pub(super) struct Joiner {
     trains: heapless::Vec<(Train, Exit), FLOWS>,
     tails: TailPool,
+    /// Segments joined to one packet, at most.
+    most: usize,
 }
 
 impl Joiner {
     pub(super) fn new() -> Self {
-        Self { trains: heapless::Vec::new(), tails: TailPool::new(JOINED) }
+        Self { trains: heapless::Vec::new(), tails: TailPool::with_segments(JOINED, MOST_PARTS), most: FEW_PARTS }
     }
 
     /// Takes out the train that a frame must not overtake; any train for a frame of which that is not known.
@@ -47,6 +51,9 @@ impl<H: Hypervisor> Plane<H> {
     /// Takes frames from the cards and queues them where they belong. Returns whether there were any.
     pub(super) fn receive(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> bool {
         let mut any = false;
+        // A packet is queued or dropped as a whole, so it has at most half of the pages that may wait for one vif.
+        let free = self.memory.held_pages.saturating_sub(self.held);
+        self.joiner.most = (free / 4).clamp(FEW_PARTS, MOST_PARTS);
         for index in 0..uplinks.count() {
             for _ in 0..RECEIVE_BURST {
                 let Some(frame) = uplinks.nic(index).and_then(|nic| nic.receive()) else { break };
@@ -86,12 +93,12 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Appends a segment to those of its flow.
     fn join(&mut self, frame: Frame, part: &Part, uplinks: &mut dyn Uplinks, now: Instant) -> Result<(), Frame> {
-        let Joiner { trains, tails } = &mut self.joiner;
+        let Joiner { trains, tails, most } = &mut self.joiner;
         let head = frame.head().bytes();
         let found = trains.iter().position(|(train, _)| train.is_of_flow(head, &part.transport));
         let Some((at, (train, _))) = found.and_then(|at| Some((at, trains.get_mut(at)?))) else { return Err(frame) };
         train.append(frame, part, tails)?;
-        if train.is_closed() {
+        if train.is_closed() || usize::from(train.parts()) >= *most {
             let (train, exit) = trains.swap_remove(at);
             self.release(train, exit, uplinks, now);
         }

@@ -46,6 +46,42 @@ fn segments_of_a_flow_arrive_as_one_packet() {
 }
 
 #[test]
+fn a_packet_grows_to_what_a_guest_takes_at_once() {
+    let mut rig = Rig::new();
+    let guest = rig.guest();
+    // 45 segments of the usual size are 64 KiB with their headers; the next one does not fit.
+    let (most, all) = (45 * 1448, 47 * 1448);
+    let packets = [0..most, most..all].map(|range| tcp(Rig::mac(guest), REMOTE, false, range.len()));
+    for (packet, from) in packets.iter().zip([0, most]) {
+        for start in (0..packet.len() - 54).step_by(1448) {
+            let mut frame = segment(packet, start..start + 1448);
+            let sequence = u32::from_be_bytes(frame[38..42].try_into().unwrap());
+            frame[38..42].copy_from_slice(&(sequence + u32::try_from(from).unwrap()).to_be_bytes());
+            // No PSH: what ends the first packet is that it is full.
+            frame[47] &= !8;
+            rig.wire.inject(&sealed(&frame));
+        }
+    }
+    let received = receive(&mut rig, guest);
+    let lengths: Vec<_> = received.iter().map(|packet| packet.bytes.len() - 54).collect();
+    assert_eq!(lengths, [most, all - most]);
+    assert!(received[0].bytes[54..] == packets[0][54..]);
+    assert_eq!(joined(&rig), 44 + 1);
+}
+
+#[test]
+fn a_packet_stays_smaller_where_pages_are_few() {
+    let mut rig = Rig::with_buffers(100);
+    let guest = rig.guest();
+    let packet = tcp(Rig::mac(guest), REMOTE, false, 40 * 1000);
+    for start in (0..40_000).step_by(1000) {
+        rig.wire.inject(&segment(&packet, start..start + 1000));
+    }
+    let lengths: Vec<_> = receive(&mut rig, guest).iter().map(|packet| packet.bytes.len() - 54).collect();
+    assert_eq!(lengths, [18_000, 18_000, 4000]);
+}
+
+#[test]
 fn a_shorter_segment_ends_a_packet_and_a_longer_one_begins_another() {
     let mut rig = Rig::new();
     let guest = rig.guest();
