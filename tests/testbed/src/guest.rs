@@ -5,7 +5,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::dom0::{Dom0, Outcome};
+use crate::dom0::{Dom0, Outcome, PATIENCE};
 use crate::failure::{Doing, Failure, Result};
 
 /// How long a guest may take from `xl create` until it runs commands: long, because others may be busy.
@@ -124,7 +124,8 @@ impl Guest {
     /// # Errors
     /// Dom0 does not answer. A script that fails, or a guest that does not answer (status 255), is an [`Outcome`].
     pub fn run(&self, script: &str, limit: Duration) -> Result<Outcome> {
-        let (console, log, seconds) = (&self.console, console_log(&self.name), limit.as_secs().max(1));
+        let seconds = limit.saturating_mul(PATIENCE).as_secs().max(1);
+        let (console, log) = (&self.console, console_log(&self.name));
         let request = format!("guest-exec {console} {log} {seconds} {}", BASE64.encode(script));
         self.dom0.run_as(&self.name, script, &request, limit.saturating_add(Duration::from_secs(15)))
     }

@@ -22,7 +22,7 @@ use crate::qmp::Qmp;
 use crate::taps;
 
 /// How long Xen and Dom0 may take until the command agent answers.
-const BOOT_LIMIT: Duration = Duration::from_secs(120);
+const BOOT_LIMIT: Duration = Duration::from_secs(300);
 
 /// A file put into Dom0.
 #[derive(Debug, Clone)]
