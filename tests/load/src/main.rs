@@ -7,10 +7,12 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod hypercalls;
 mod tcp;
 mod udp;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -49,6 +51,13 @@ enum Command {
     },
     /// Reads or writes a block device; prints how many requests ended in the window, and their latencies in µs.
     Disk(disk::Disk),
+    /// Reads what xentrace wrote; prints what a domain did: times it was switched to, and hypercalls.
+    Hypercalls {
+        /// The trace.
+        trace: PathBuf,
+        /// The domain's id.
+        domain: u32,
+    },
     /// Receives datagrams; prints how many came, and the time from the first to the last.
     UdpReceive {
         /// Port to listen on.
@@ -104,6 +113,7 @@ fn main() -> ExitCode {
         Command::TcpSink { port } => tcp::sink(port),
         Command::UdpSend { to, payload, rate, window } => udp::send(to, payload, rate, window),
         Command::Disk(disk) => disk::run(&disk),
+        Command::Hypercalls { trace, domain } => hypercalls::run(&trace, domain),
         Command::UdpReceive { port, silence_ms, skip } => udp::receive(port, Duration::from_millis(silence_ms), skip),
     };
     match outcome {

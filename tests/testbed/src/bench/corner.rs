@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
+use super::domains::DriverDomain;
 use super::samples::{Contender, Metric, Samples};
 use super::work::{PUBLISHED, Work};
 use crate::failure::Result;
@@ -11,11 +12,8 @@ use crate::failure::Result;
 pub trait Corner {
     /// Whose it is.
     fn contender(&self) -> Contender;
-    /// The seconds of CPU that the driver domain has used, to a tenth; 0 if there is none.
-    ///
-    /// # Errors
-    /// `xl list` failed.
-    fn cpu_seconds(&self) -> Result<f64>;
+    /// The driver domain, if there is one.
+    fn domain(&self) -> Option<&DriverDomain>;
     /// What has been moved so far.
     fn moved(&self) -> Moved;
     /// What the driver domain has counted so far, and for how many packets or requests; nothing if there is none.
@@ -110,10 +108,11 @@ fn counts<C: Corner>(corners: &[C]) -> Vec<(Work, f64)> {
 /// Measures once, and says in a few words what came of it.
 fn take_turn<C: Corner>(corner: &C, measure: &Measure<C>, effort: &mut Effort, samples: &mut Samples) -> String {
     let started = Instant::now();
-    let (cpu, before) = (corner.cpu_seconds(), corner.moved());
+    let cpu_seconds = || corner.domain().map_or(Ok(0.0), DriverDomain::cpu_seconds);
+    let (cpu, before) = (cpu_seconds(), corner.moved());
     let Some(outcome) = (measure.1)(corner) else { return String::new() };
     let name = corner.contender().name();
-    let (values, cpu) = match (outcome, cpu, corner.cpu_seconds()) {
+    let (values, cpu) = match (outcome, cpu, cpu_seconds()) {
         (Ok(values), Ok(before), Ok(after)) => (values, after - before),
         (Err(failure), ..) | (_, Err(failure), _) | (.., Err(failure)) => return format!("  {name} FAILED: {failure}"),
     };

@@ -54,6 +54,12 @@ impl DriverDomain {
         Ok(Self { name, start_seconds, memory_mib, linux, dom0: dom0.clone() })
     }
 
+    /// Commands in Dom0.
+    #[must_use]
+    pub fn dom0(&self) -> &Dom0 {
+        &self.dom0
+    }
+
     /// Notes what is known since its start.
     pub fn note_costs(&self, contender: Contender, samples: &mut Samples) {
         samples.add(START, contender, self.start_seconds);

@@ -1,5 +1,6 @@
 //! The quantities of the benchmark and their aims.
 
+use super::hypercalls::HypercallMetrics;
 use super::samples::Metric;
 use super::work::WorkMetrics;
 
@@ -69,6 +70,16 @@ metrics! {
     TCP_INTERRUPTS: "interrupts received per 1000 frames of TCP", "1/1000 frames", count;
     /// Notifications to guests.
     TCP_NOTIFICATIONS: "notifications sent per 1000 frames of TCP", "1/1000 frames", count;
+    /// In Xen's trace, with its load repeated; so are the next four.
+    TCP_HYPERCALLS: "hypercalls per 1000 frames of TCP", "1/1000 frames", count;
+    /// Map, unmap and copy.
+    TCP_HYPERCALLS_GRANT: "hypercalls per 1000 frames of TCP: grants", "1/1000 frames", count;
+    /// Notifications sent, and what else is done to event channels.
+    TCP_HYPERCALLS_EVENT: "hypercalls per 1000 frames of TCP: event channels", "1/1000 frames", count;
+    /// Sleeps, mostly.
+    TCP_HYPERCALLS_SCHED: "hypercalls per 1000 frames of TCP: scheduling", "1/1000 frames", count;
+    /// Times that the CPU went over to the driver domain.
+    TCP_SWITCHES: "switches to the domain per 1000 frames of TCP", "1/1000 frames", count;
     /// In the datagram measurements, by the frames on the wire; so are the next four.
     SMALL_COPY_CALLS: "grant copy hypercalls per 1000 small packets", "1/1000 frames", count;
     /// Operations in those.
@@ -79,6 +90,16 @@ metrics! {
     SMALL_INTERRUPTS: "interrupts received per 1000 small packets", "1/1000 frames", count;
     /// Notifications to guests.
     SMALL_NOTIFICATIONS: "notifications sent per 1000 small packets", "1/1000 frames", count;
+    /// In Xen's trace, with its load repeated; so are the next four.
+    SMALL_HYPERCALLS: "hypercalls per 1000 small packets", "1/1000 frames", count;
+    /// Map, unmap and copy.
+    SMALL_HYPERCALLS_GRANT: "hypercalls per 1000 small packets: grants", "1/1000 frames", count;
+    /// Notifications sent, and what else is done to event channels.
+    SMALL_HYPERCALLS_EVENT: "hypercalls per 1000 small packets: event channels", "1/1000 frames", count;
+    /// Sleeps, mostly.
+    SMALL_HYPERCALLS_SCHED: "hypercalls per 1000 small packets: scheduling", "1/1000 frames", count;
+    /// Times that the CPU went over to the driver domain.
+    SMALL_SWITCHES: "switches to the domain per 1000 small packets", "1/1000 frames", count;
     /// 4 KiB anywhere on the disk.
     READ_1: "random read, depth 1", "requests/s", more, linux 3.0, bare 0.85;
     /// The same.
@@ -125,6 +146,16 @@ metrics! {
     DISK_INTERRUPTS: "interrupts received per 1000 requests", "1/1000 requests", count;
     /// Notifications to guests.
     DISK_NOTIFICATIONS: "notifications sent per 1000 requests", "1/1000 requests", count;
+    /// In Xen's trace, with its load repeated; so are the next four.
+    DISK_HYPERCALLS: "hypercalls per 1000 requests", "1/1000 requests", count;
+    /// Map, unmap and copy.
+    DISK_HYPERCALLS_GRANT: "hypercalls per 1000 requests: grants", "1/1000 requests", count;
+    /// Notifications sent, and what else is done to event channels.
+    DISK_HYPERCALLS_EVENT: "hypercalls per 1000 requests: event channels", "1/1000 requests", count;
+    /// Sleeps, mostly.
+    DISK_HYPERCALLS_SCHED: "hypercalls per 1000 requests: scheduling", "1/1000 requests", count;
+    /// Times that the CPU went over to the driver domain.
+    DISK_SWITCHES: "switches to the domain per 1000 requests", "1/1000 requests", count;
 }
 
 /// The driver domain's work for bulk TCP.
@@ -152,4 +183,31 @@ pub const DISK_WORK: WorkMetrics = WorkMetrics {
     wakeups: DISK_WAKEUPS,
     interrupts: DISK_INTERRUPTS,
     notifications: DISK_NOTIFICATIONS,
+};
+
+/// The driver domain's hypercalls for bulk TCP.
+pub const TCP_CALLS: HypercallMetrics = HypercallMetrics {
+    all: TCP_HYPERCALLS,
+    grant: TCP_HYPERCALLS_GRANT,
+    event: TCP_HYPERCALLS_EVENT,
+    sched: TCP_HYPERCALLS_SCHED,
+    switches: TCP_SWITCHES,
+};
+
+/// The driver domain's hypercalls for small packets.
+pub const SMALL_CALLS: HypercallMetrics = HypercallMetrics {
+    all: SMALL_HYPERCALLS,
+    grant: SMALL_HYPERCALLS_GRANT,
+    event: SMALL_HYPERCALLS_EVENT,
+    sched: SMALL_HYPERCALLS_SCHED,
+    switches: SMALL_SWITCHES,
+};
+
+/// The driver domain's hypercalls for requests to disks.
+pub const DISK_CALLS: HypercallMetrics = HypercallMetrics {
+    all: DISK_HYPERCALLS,
+    grant: DISK_HYPERCALLS_GRANT,
+    event: DISK_HYPERCALLS_EVENT,
+    sched: DISK_HYPERCALLS_SCHED,
+    switches: DISK_SWITCHES,
 };

@@ -8,6 +8,7 @@ pub mod disk_profile;
 pub mod disks;
 pub mod domains;
 pub mod growth;
+pub mod hypercalls;
 pub mod metrics;
 pub mod net_profile;
 pub mod network;

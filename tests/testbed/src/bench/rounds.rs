@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::bed::{Bed, Station};
 use super::corner::{Measure, Measured, one, take_counted_turns, take_turns, two};
+use super::hypercalls;
 use super::metrics as m;
 use super::network::{self, Direction, Place};
 use super::samples::{Metric, Samples, float};
@@ -55,6 +56,10 @@ pub fn run(bed: &Bed, rounds: usize, only: &str) -> Samples {
         samples.start_round(round);
         let bulk = take_counted_turns(&bed.stations, BULK, only, round, &mut samples);
         let small = take_counted_turns(&bed.stations, SMALL, only, round, &mut samples);
+        if round == 0 {
+            hypercalls::count(&bed.stations, BULK, only, &m::TCP_CALLS, &mut samples);
+            hypercalls::count(&bed.stations, SMALL, only, &m::SMALL_CALLS, &mut samples);
+        }
         take_turns(&bed.stations, OTHER, only, round, &mut samples);
         for (station, (bulk, small)) in bed.stations.iter().zip(bulk.iter().zip(&small)) {
             if station.domain.is_some() {

@@ -2,6 +2,7 @@
 
 use super::corner::{Measure, Measured, Moved, take_counted_turns};
 use super::disks::{DiskBed, DiskPlace};
+use super::hypercalls;
 use super::metrics as m;
 use super::network::value;
 use super::ramdisk::LOAD;
@@ -67,6 +68,9 @@ pub fn run(bed: &DiskBed, rounds: usize, only: &str) -> Samples {
         println!("round {} of {rounds}", round.saturating_add(1));
         samples.start_round(round);
         let efforts = take_counted_turns(&bed.places, ALL, only, round, &mut samples);
+        if round == 0 {
+            hypercalls::count(&bed.places, ALL, only, &m::DISK_CALLS, &mut samples);
+        }
         for (place, effort) in bed.places.iter().zip(efforts) {
             samples.add(m::CPU_PER_REQUEST, place.contender, effort.cpu * 1e6 / effort.moved.items);
             effort.work.note(&m::DISK_WORK, effort.served, place.contender, &mut samples);
