@@ -241,7 +241,10 @@ fn start_qemu(config: &MachineConfig, initramfs: &Path) -> Result<Child> {
         .arg("-kernel")
         .arg(xen)
         .args(["-append", &xen_line])
-        .args(["-initrd", &format!("{} console=hvc0 quiet cryptomgr.notests,{}", kernel.display(), initramfs.display())]);
+        .args([
+            "-initrd",
+            &format!("{} console=hvc0 quiet cryptomgr.notests,{}", kernel.display(), initramfs.display()),
+        ]);
     for nic in &config.nics {
         command.args(nic.qemu_arguments());
     }
