@@ -294,8 +294,8 @@ fn execute_test(test: &Test) -> bool {
     let tally = side_by_side(test.jobs, &beds, |(config, again)| {
         scenario::run_all(config, &Choice { selection, again: *again })
     });
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    tally.failed == 0 && tally.passed > 0
+    println!("{tally}");
+    tally.is_green()
 }
 
 /// Runs `each` on every item, `jobs` of them at a time, and adds up what they say.
@@ -312,8 +312,10 @@ fn side_by_side<T: Sync>(jobs: usize, items: &[T], each: impl Fn(&T) -> Tally + 
         let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
         let mut tally = Tally::default();
         for worker in workers {
-            // A harness that panics has not passed.
-            tally.add(worker.join().unwrap_or(Tally { passed: 0, failed: 1 }));
+            match worker.join() {
+                Ok(other) => tally.add(other),
+                Err(_) => tally.fail(1, "FAIL: the test bed itself panicked"),
+            }
         }
         tally
     })
@@ -335,8 +337,8 @@ fn execute_storage(test: &StorageTest) -> bool {
         .collect();
     let selection = &Selection { only: test.only.clone(), longest: test.longest };
     let tally = side_by_side(test.jobs, &beds, |config| storage::run_all(config, selection));
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    tally.failed == 0 && tally.passed > 0
+    println!("{tally}");
+    tally.is_green()
 }
 
 fn execute_boot(boot: &Boot) -> Result<bool> {

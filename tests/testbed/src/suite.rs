@@ -1,5 +1,6 @@
 //! Runs the scenarios of a bed one after another: a line for each, and after a failure the evidence and a clean bed.
 
+use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -61,13 +62,15 @@ impl Selection {
     }
 }
 
-/// How many scenarios did what.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+/// How many scenarios did what, and what failed.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
     /// Did what their names say.
-    pub passed: usize,
+    passed: usize,
     /// Did not.
-    pub failed: usize,
+    failed: usize,
+    /// A line for each failure. Shown last: who reads the end of a long output, or has only that, should not have to search.
+    failures: Vec<String>,
 }
 
 impl Tally {
@@ -75,6 +78,28 @@ impl Tally {
     pub fn add(&mut self, other: Self) {
         self.passed = self.passed.saturating_add(other.passed);
         self.failed = self.failed.saturating_add(other.failed);
+        self.failures.extend(other.failures);
+    }
+
+    /// Counts `scenarios` that failed together, for what `line` says.
+    pub fn fail(&mut self, scenarios: usize, line: impl Into<String>) {
+        self.failed = self.failed.saturating_add(scenarios);
+        self.failures.push(line.into());
+    }
+
+    /// Whether something ran and nothing failed.
+    #[must_use]
+    pub const fn is_green(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.failures {
+            writeln!(f, "{line}")?;
+        }
+        write!(f, "{} passed, {} failed", self.passed, self.failed)
     }
 }
 
@@ -93,9 +118,12 @@ pub fn run<B: TestBed>(
     let mut bed = match set_up() {
         Ok(bed) => bed,
         Err(failure) => {
-            println!("[{tag}] FAIL boot: {failure}");
+            let line = format!("[{tag}] FAIL boot: {failure}");
+            println!("{line}");
             evidence::print_ends(logs);
-            return Tally { passed: 0, failed: chosen.len() };
+            let mut tally = Tally::default();
+            tally.fail(chosen.len(), line);
+            return tally;
         }
     };
     let machine = bed.machine();
@@ -120,12 +148,15 @@ fn run_chosen<B: TestBed>(bed: &mut B, tag: &str, chosen: &[&Scenario<B>]) -> Ta
             tally.passed = tally.passed.saturating_add(1);
             continue;
         };
-        println!("{place} FAIL {} ({taken}): {failure}", scenario.name);
-        tally.failed = tally.failed.saturating_add(1);
+        let line = format!("{place} FAIL {} ({taken}): {failure}", scenario.name);
+        println!("{line}");
+        tally.fail(1, line);
         if !clean_up_after_failure(bed, scenario.name) {
             let rest = chosen.len().saturating_sub(index);
-            println!("[{tag}] Dom0 does not answer any more: {rest} scenarios did not run and count as failed");
-            tally.failed = tally.failed.saturating_add(rest);
+            let line =
+                format!("[{tag}] Dom0 does not answer any more: {rest} scenarios did not run and count as failed");
+            println!("{line}");
+            tally.fail(rest, line);
             break;
         }
     }
@@ -150,6 +181,20 @@ mod tests {
 
     fn scenario(name: &'static str, length: Length) -> Scenario<()> {
         Scenario { name, run: |()| Ok(()), length }
+    }
+
+    #[test]
+    fn a_tally_ends_with_what_failed_on_every_machine() {
+        let mut all = Tally { passed: 3, ..Tally::default() };
+        assert!(all.is_green());
+        let mut other = Tally { passed: 1, ..Tally::default() };
+        other.fail(1, "[virtio] 2/9 FAIL reads (1.0 s): no answer");
+        other.fail(7, "[virtio] Dom0 does not answer any more");
+        all.add(other);
+        let shown =
+            "[virtio] 2/9 FAIL reads (1.0 s): no answer\n[virtio] Dom0 does not answer any more\n4 passed, 8 failed";
+        assert_eq!(all.to_string(), shown);
+        assert!(!all.is_green() && !Tally::default().is_green());
     }
 
     #[test]
