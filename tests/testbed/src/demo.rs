@@ -7,6 +7,7 @@ use crate::disk::FIRST_DISK_SLOT;
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::{Guest, GuestConfig, console_log, mac};
 use crate::measure::Costs;
+use crate::shell::until;
 use crate::storage;
 use crate::wire::pattern;
 
@@ -83,7 +84,8 @@ fn show_storage_domain(bed: &Bed) -> Result<()> {
     let log = console_log(STORAGE);
     let script = format!(
         "xl pci-assignable-add 00:{slot:x}.0 && xl create -q /root/xl/blkback-dom.cfg || exit 1\n\
-         for i in $(seq 200); do grep -q serving {log} && break; sleep 0.1; done; xl list; cat {log} >&2"
+         {}; xl list; cat {log} >&2",
+        until(&format!("grep -q serving {log}"))
     );
     print!("{}", indent(&bed.dom0().check(&script, SHORT.saturating_mul(2))?));
     Ok(())
@@ -99,11 +101,12 @@ fn show_dom0_disk(bed: &Bed, rows: &mut Vec<Row>) -> Result<()> {
     step(&format!("xl block-attach 0 {}: Dom0's own and only disk", slice("xvdz", 0)));
     let script = format!(
         "modprobe xen-blkfront; xl block-attach 0 {} || exit 1\n\
-         for i in $(seq 200); do [ -b /dev/xvdz ] && break; sleep 0.1; done\n\
+         {}\n\
          dd if=/dev/urandom of=/run/r bs=1M count=16 2>/dev/null; dd if=/run/r of=/dev/xvdz bs=1M conv=fsync 2>/dev/null || exit 1\n\
          echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/xvdz bs=1M count=16 2>/dev/null | cmp - /run/r || exit 1; rm /run/r\n\
          ls /sys/block; echo 'Modules in Dom0:' $(lsmod | awk 'NR > 1 {{ print $1 }}')",
-        slice("xvdz", 0)
+        slice("xvdz", 0),
+        until("[ -b /dev/xvdz ]")
     );
     print!("{}", indent(&bed.dom0().check(&script, SHORT.saturating_mul(2)).doing("Dom0 on its vbd")?));
     storage::has_no_disk_driver(bed.dom0())?;
@@ -117,9 +120,11 @@ fn show_guest_disks(bed: &Bed, guests: &[Guest; 2]) -> Result<()> {
     for (guest, index) in guests.iter().zip(1..) {
         let words = slice("xvda", index);
         bed.dom0().check(&format!("xl block-attach {} {words}", guest.name), SHORT.saturating_mul(2))?;
-        let script = "for i in $(seq 200); do [ -b /dev/xvda ] && break; sleep 0.1; done\n\
-                      mke2fs -q -t ext4 /dev/xvda && mkdir -p /run/www && mount -t ext4 /dev/xvda /run/www && df -h /run/www | tail -1";
-        let said = guest.check(script, SHORT.saturating_mul(2))?;
+        let script = format!(
+            "{}\nmke2fs -q -t ext4 /dev/xvda && mkdir -p /run/www && mount -t ext4 /dev/xvda /run/www && df -h /run/www | tail -1",
+            until("[ -b /dev/xvda ]")
+        );
+        let said = guest.check(&script, SHORT.saturating_mul(2))?;
         print!("{}", indent(&format!("{}: {said}", guest.name)));
     }
     Ok(())

@@ -225,6 +225,6 @@ fn address_script(interface: &str, limit: Duration) -> String {
          [ -n \"$address\" ] && echo $address && exit 0\n\
          sleep 0.2\ndone\n\
          echo 'no address on {interface}:'; ip -s link show dev {interface}; cat /run/udhcpc.{interface}.log\nexit 1",
-        limit.as_secs().saturating_mul(5)
+        limit.saturating_mul(PATIENCE).as_secs().saturating_mul(5)
     )
 }

@@ -8,7 +8,11 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::dom0::Dom0;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
+
+/// How often, a second apart, it is looked whether closing, detaching and cleaning up are over before something counts as left
+/// behind.
+const SETTLE_LOOKS: u32 = 30;
 
 /// Everything counted at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,6 +39,22 @@ impl Resources {
              xl dmesg -c >/dev/null; xl debug-keys g; xl debug-keys e; echo @xen; xl dmesg"
         );
         Ok(Self::parse(&dom0.check(&script, Duration::from_secs(60))?))
+    }
+
+    /// Fails if more (or less) is held than this, by what `stock` says; what is still being closed gets a while.
+    ///
+    /// # Errors
+    /// Names every difference, or `stock` failed.
+    pub fn are_all(&self, stock: impl Fn() -> Result<Self>) -> Result<()> {
+        let mut changes = String::new();
+        for _ in 0..SETTLE_LOOKS {
+            changes = stock()?.changes_since(self);
+            if changes.is_empty() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        Err(Failure::new(format!("left behind:\n{changes}")))
     }
 
     fn parse(text: &str) -> Self {

@@ -32,6 +32,7 @@ pub mod measure;
 pub mod nic;
 pub mod qmp;
 pub mod scenario;
+pub mod shell;
 pub mod storage;
 pub mod suite;
 pub mod taps;

@@ -16,6 +16,7 @@ use crate::dom0::Dom0;
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT};
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
+use crate::shell::until;
 
 /// Bytes of each disk.
 const DISK_BYTES: u64 = 256 << 20;
@@ -157,10 +158,7 @@ fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str, options
             let linux = Guest::join(dom0, "linuxdom")?;
             let (modules, disk) = linux_disk(model);
             linux.check(&format!("modprobe xen-blkback; {modules}"), COMMAND_LIMIT)?;
-            linux.check(
-                &format!("for i in $(seq 100); do [ -b {disk} ] && exit 0; sleep 0.1; done; exit 1"),
-                COMMAND_LIMIT,
-            )?;
+            linux.check(&until(&format!("[ -b {disk} ]")), COMMAND_LIMIT)?;
             domain.calm()?;
             linux.check(&plug_script(disk), COMMAND_LIMIT)?;
             (vbd_guest(dom0, name, "linuxdom", disk)?, VBD, Some(domain))
@@ -172,8 +170,7 @@ fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str, options
             (guest, disk, None)
         }
     };
-    let ready = format!("for i in $(seq 200); do [ -b {device} ] && exit 0; sleep 0.1; done; exit 1");
-    guest.check(&ready, COMMAND_LIMIT).doing("waiting for the disk")?;
+    guest.check(&until(&format!("[ -b {device} ]")), COMMAND_LIMIT).doing("waiting for the disk")?;
     Ok(DiskPlace { contender, guest, device, moved: Cell::default(), domain })
 }
 

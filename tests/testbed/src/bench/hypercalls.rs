@@ -12,6 +12,7 @@ use super::samples::{Contender, Metric, Samples};
 use crate::dom0::Dom0;
 use crate::failure::{Failure, Result};
 use crate::guest::XL_LIMIT;
+use crate::shell::until;
 
 /// Traced are the scheduler's switches and what PV guests enter Xen for (`public/trace.h`: classes and subclasses).
 const EVENTS: &str = "0x229000";
@@ -107,7 +108,8 @@ impl<'a> Trace<'a> {
     fn start(dom0: &'a Dom0) -> Result<Self> {
         let script = format!(
             "rm -f {TRACE}; xentrace -D -e {EVENTS} -S {BUFFER_PAGES} -s 50 {TRACE} >/run/xentrace.log 2>&1 &\n\
-             for i in $(seq 100); do [ -s {TRACE} ] && exit 0; sleep 0.1; done; cat /run/xentrace.log; exit 1"
+             {{ {}; }} || {{ cat /run/xentrace.log; exit 1; }}",
+            until(&format!("[ -s {TRACE} ]"))
         );
         dom0.check(&script, XL_LIMIT)?;
         Ok(Self { dom0 })
@@ -116,8 +118,8 @@ impl<'a> Trace<'a> {
     /// Ends it, and counts.
     fn end(self, domain: &str) -> Result<String> {
         let script = format!(
-            "killall xentrace; for i in $(seq 100); do pidof xentrace >/dev/null || break; sleep 0.1; done\n\
-             exec {LOAD} hypercalls {TRACE} $(xl domid {domain})"
+            "killall xentrace; {}\nexec {LOAD} hypercalls {TRACE} $(xl domid {domain})",
+            until("! pidof xentrace >/dev/null")
         );
         self.dom0.check(&script, XL_LIMIT)
     }

@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::bed::{Bed, NETDOM};
+use crate::dom0::PATIENCE;
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, XL_LIMIT, console_log};
 use crate::leaks::Resources;
 use crate::wire::counters::Snapshot;
-
-/// How long closing, detaching and cleaning up may take before something counts as left behind.
-const SETTLE_LIMIT_SECONDS: u32 = 15;
 
 /// A guest pings an address until it is answered five times, at most `limit`.
 ///
@@ -36,9 +34,9 @@ pub fn no_bad_frames(seen: &Snapshot) -> Result<()> {
     })
 }
 
-/// Waits until `holds`, or until `limit` has passed.
+/// Waits until `holds`, or until `limit` has passed several times over ([`PATIENCE`]).
 pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
+    let (started, limit) = (Instant::now(), limit.saturating_mul(PATIENCE));
     while !holds() && started.elapsed() < limit {
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -58,15 +56,7 @@ pub fn stock(bed: &Bed) -> Result<Resources> {
 /// # Errors
 /// Names every difference.
 pub fn nothing_left_behind(bed: &Bed, before: &Resources) -> Result<()> {
-    let mut changes = String::new();
-    for _ in 0..SETTLE_LIMIT_SECONDS {
-        changes = stock(bed)?.changes_since(before);
-        if changes.is_empty() {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_secs(1));
-    }
-    Err(Failure::new(format!("left behind:\n{changes}")))
+    before.are_all(|| stock(bed))
 }
 
 /// Runs an `xl` command that must succeed without an error or warning line.

@@ -6,6 +6,7 @@ use super::checks::{complaint, nothing_left_behind, ping, stock, wire_address};
 use crate::bed::{Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result};
 use crate::guest::mac;
+use crate::shell::until;
 
 const ROUNDS: u8 = 50;
 /// How long a round may take: three commands, each below the shortest time-out of libxl (10 s), and the waits between.
@@ -44,10 +45,11 @@ impl Target {
     fn round(&self, bed: &Bed, number: u8) -> Result<()> {
         let Self { domain, domid, devid } = self;
         let mac = mac(number, 0x10);
+        let connected = until("[ \"$(xenstore-read $state 2>/dev/null)\" = 4 ]");
         let script = format!(
             "state=/local/domain/$(xl domid {NETDOM})/backend/vif/{domid}/{devid}/state\n\
              xl network-attach {domain} mac={mac} backend={NETDOM} || exit 1\n\
-             for i in $(seq 200); do [ \"$(xenstore-read $state 2>/dev/null)\" = 4 ] && break; sleep 0.1; done\n\
+             {connected}\n\
              xl network-list {domain} >/run/list || exit 1\n\
              grep -q '^{devid} .* {mac} .* 4 ' /run/list || {{ echo 'not in the list as connected:'; cat /run/list; exit 1; }}\n\
              xl network-detach {domain} {devid} || exit 1\n\

@@ -4,6 +4,7 @@ use super::checks::{nothing_left_behind, ping, stock, wire_address, xl_quietly};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Result};
 use crate::guest::mac;
+use crate::shell::until;
 
 const ROUNDS: u8 = 10;
 
@@ -30,6 +31,5 @@ fn round(bed: &mut Bed, number: u8) -> Result<()> {
     );
     guest.check(&script, ADDRESS_LIMIT).doing("ping through the new vif")?;
     xl_quietly(bed, &format!("network-detach {name} 1"))?;
-    let gone = "for i in $(seq 50); do [ -e /sys/class/net/eth1 ] || exit 0; sleep 0.2; done; exit 1";
-    guest.check(gone, ADDRESS_LIMIT).doing("waiting for the vif to go").map(|_| ())
+    guest.check(&until("[ ! -e /sys/class/net/eth1 ]"), ADDRESS_LIMIT).doing("waiting for the vif to go").map(|_| ())
 }

@@ -6,6 +6,7 @@ use super::checks::{nothing_left_behind, ping, stock, wire_address, xl_quietly};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{GuestConfig, XL_LIMIT};
+use crate::shell::until;
 
 pub(super) fn guest_reboots_and_is_back_on_the_network(bed: &mut Bed) -> Result<()> {
     let mut guest = bed.guest(2)?;
@@ -43,8 +44,8 @@ pub(super) fn driver_domain_shuts_down_and_serves_again(bed: &mut Bed) -> Result
     // One guest is still attached while its backend goes.
     bed.guest(1)?;
     bed.dom0().check(&format!("xl shutdown -w {NETDOM}"), Duration::from_secs(60)).doing("xl shutdown")?;
-    let gone = "for i in $(seq 100); do xl domid netdom >/dev/null 2>&1 || exit 0; sleep 0.1; done; xl list; exit 1";
-    bed.dom0().check(gone, XL_LIMIT).doing("waiting for the driver domain to be gone")?;
+    let gone = format!("{{ {}; }} || {{ xl list; exit 1; }}", until(&format!("! xl domid {NETDOM} >/dev/null 2>&1")));
+    bed.dom0().check(&gone, XL_LIMIT).doing("waiting for the driver domain to be gone")?;
     for number in [1, 2] {
         let guest = bed.guest_if_running(number);
         guest.map_or(Ok(()), |guest| bed.destroy(guest))?;

@@ -9,6 +9,7 @@ use super::statistics::{PUBLISHED_LIMIT, number, statistics};
 use crate::bed::{ADDRESS_LIMIT, Bed};
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, XL_LIMIT};
+use crate::shell::until;
 use crate::suite::TestBed;
 
 const LIMIT: Duration = Duration::from_secs(120);
@@ -97,9 +98,12 @@ pub(super) fn options_in_xenstore_limit_a_broadcast_storm(bed: &mut Bed) -> Resu
 pub(super) fn multicast_control_is_switched_while_connected(bed: &mut Bed) -> Result<()> {
     let guest = bed.guest(1)?;
     let key = format!("/local/domain/{}/device/vif/0/request-multicast-control", guest.domid);
-    let watch = "(tcpdump -Z root -i eth0 -n -l ether dst 01:00:5e:01:02:03 </dev/null >/run/group 2>/run/group.log &)\n\
-                 for i in $(seq 50); do grep -q listening /run/group.log && exit 0; sleep 0.2; done; cat /run/group.log; exit 1";
-    guest.check(watch, LIMIT).doing("watching a group")?;
+    let watch = format!(
+        "(tcpdump -Z root -i eth0 -n -l ether dst 01:00:5e:01:02:03 </dev/null >/run/group 2>/run/group.log &)\n\
+         {{ {}; }} || {{ cat /run/group.log; exit 1; }}",
+        until("grep -q listening /run/group.log")
+    );
+    guest.check(&watch, LIMIT).doing("watching a group")?;
     let arrived = arrivals(bed, &guest)?;
     ensure(arrived == FRAMES, || format!("{arrived} of {FRAMES} frames to a group arrived"))?;
     // A stock netfront never asks for a filter. Its list is empty, so once it is on nothing comes through.

@@ -6,6 +6,7 @@ use super::checks::{no_bad_frames, ping, wire_address, xl_quietly};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Failure, Result, ensure};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT, console_log, mac};
+use crate::shell::until;
 use crate::suite::TestBed as _;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -36,8 +37,7 @@ pub(super) fn give(guest: &Guest, interface: &str, address: &str) -> Result<()> 
 
 /// Waits until the driver domain's console says something about a cause.
 pub(super) fn console_says(bed: &Bed, cause: &str) -> Result<()> {
-    let script =
-        format!("for i in $(seq 50); do grep -q {cause} {} && exit 0; sleep 0.2; done; exit 1", console_log(NETDOM));
+    let script = until(&format!("grep -q {cause} {}", console_log(NETDOM)));
     bed.dom0().check(&script, LIMIT).doing(format!("waiting for {cause} on the console")).map(|_| ())
 }
 

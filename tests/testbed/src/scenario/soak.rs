@@ -19,6 +19,7 @@ use super::statistics::{number, statistics};
 use crate::bed::{ADDRESS_LIMIT, Bed, NETDOM};
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::{Guest, GuestConfig, mac};
+use crate::shell::until;
 use crate::wire::services::Burst;
 
 /// Number of the first guest that comes and goes.
@@ -170,14 +171,16 @@ impl Soak {
         *attached = !*attached;
         if *attached {
             xl_quietly(bed, &format!("network-attach {name} mac={} backend={NETDOM}", mac(number, 1)))?;
-            let up = "for i in $(seq 100); do [ -e /sys/class/net/eth1 ] && break; sleep 0.2; done";
-            let script = format!("{up}; {}", add_address_v6("eth1", &address_v6(number, 1)));
+            let script =
+                format!("{}; {}", until("[ -e /sys/class/net/eth1 ]"), add_address_v6("eth1", &address_v6(number, 1)));
             guest.check(&script, COMMAND_LIMIT).doing("the new vif")?;
             return ping(guest, &wire_address_v6(bed));
         }
         xl_quietly(bed, &format!("network-detach {name} 1"))?;
-        let gone = "for i in $(seq 100); do [ -e /sys/class/net/eth1 ] || exit 0; sleep 0.2; done; exit 1";
-        guest.check(gone, COMMAND_LIMIT).doing("waiting for the vif to go").map(|_| ())
+        guest
+            .check(&until("[ ! -e /sys/class/net/eth1 ]"), COMMAND_LIMIT)
+            .doing("waiting for the vif to go")
+            .map(|_| ())
     }
 
     fn toggle_dom0_vif(&mut self, bed: &Bed) -> Result<()> {
@@ -187,8 +190,8 @@ impl Soak {
         }
         xl_quietly(bed, &format!("network-attach 0 mac={} backend={NETDOM}", mac(0xD0, 0)))?;
         let script = format!(
-            "for i in $(seq 100); do [ -e /sys/class/net/eth0 ] && break; sleep 0.1; done\n\
-             udhcpc -i eth0 -n -q -t 20 -T 1 || exit 1; ping -c 3 -W 5 {}",
+            "{}\nudhcpc -i eth0 -n -q -t 20 -T 1 || exit 1; ping -c 3 -W 5 {}",
+            until("[ -e /sys/class/net/eth0 ]"),
             wire_address(bed)
         );
         bed.dom0().check(&script, COMMAND_LIMIT).doing("Dom0 on its vif").map(|_| ())

@@ -7,6 +7,7 @@ use smoltcp::wire::{EthernetAddress, IpEndpoint, Ipv4Address};
 use super::checks::{eventually, no_bad_frames, wire_address};
 use crate::bed::{ADDRESS_LIMIT, Bed};
 use crate::failure::{Doing, Failure, Result, ensure};
+use crate::shell::until;
 use crate::wire::services::Burst;
 
 /// Bytes moved in each direction by the bulk test.
@@ -75,7 +76,9 @@ pub(super) fn guest_to_guest_traffic_stays_off_the_wire(bed: &mut Bed) -> Result
     g1.check(&format!("ping -c 2 -W 3 {address}"), Duration::from_secs(30))?;
     let before = bed.wire.counters();
     g1.check(&format!("ping -c 5 -i 0.2 -W 3 -s 4000 {address}"), Duration::from_secs(30)).doing("fragments")?;
-    g2.check("nc -l -p 5001 >/dev/null 2>&1 & sleep 0.5", Duration::from_secs(10))?;
+    // Port 5001, as the kernel writes it.
+    let listening = until("grep -q ':1389 00' /proc/net/tcp /proc/net/tcp6");
+    g2.check(&format!("nc -l -p 5001 >/dev/null 2>&1 & {listening}"), Duration::from_secs(20))?;
     g1.check(&format!("head -c {BULK_BYTES} /dev/zero | nc {address} 5001"), BULK_LIMIT)?;
     let seen = bed.wire.counters().since(&before);
     // Something broadcast may have come by, but nothing of 16 MB.

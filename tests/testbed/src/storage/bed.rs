@@ -9,18 +9,17 @@ use super::disks::{self, pci};
 use super::image::ROOT;
 use crate::bed::{claim_folder, images};
 use crate::disk::DiskModel;
-use crate::failure::{Doing, Failure, Result, ensure};
+use crate::failure::{Doing, Result, ensure};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT, console_log};
 use crate::leaks::Resources;
 use crate::machine::{Content, Dom0File, Machine, MachineConfig};
+use crate::shell::until;
 use crate::suite::TestBed;
 
 /// The driver domain's name.
 pub(super) const NAME: &str = "blkdom";
 /// What commands in a guest may take.
 pub(super) const GUEST_LIMIT: Duration = Duration::from_secs(120);
-/// How long closing and cleaning up may take before something counts as left behind.
-const SETTLE_LIMIT_SECONDS: u32 = 15;
 
 /// What to test.
 #[derive(Debug, Clone)]
@@ -107,11 +106,10 @@ impl Storage {
             "xl domid {NAME} 2>/dev/null && exit 0\n\
              before=$(grep -c serving {log} 2>/dev/null)\n\
              xl create -q /root/xl/blkback-dom.cfg 'pci=[{pci}]' >&2 || exit 1\n\
-             for i in $(seq 300); do\n\
-             [ \"$(grep -c serving {log})\" -gt \"{before}\" ] && exec xl domid {NAME}\nsleep 0.1\ndone; exit 1",
+             {serving} && xl domid {NAME}",
             log = console_log(NAME),
             pci = pci(),
-            before = "${before:-0}",
+            serving = until(&format!("[ \"$(grep -c serving {})\" -gt \"${{before:-0}}\" ]", console_log(NAME))),
         );
         let said = self.machine.dom0.check(&start, XL_LIMIT).doing("starting the driver domain")?;
         // libxl says above it that a device cannot be reset from sysfs.
@@ -221,18 +219,17 @@ impl Storage {
     /// a device comes back before.
     pub(super) fn detach_and_wait(&self, guest: &Guest, vdevs: &[&str]) -> Result<()> {
         vdevs.iter().try_for_each(|vdev| self.detach(guest.domid, vdev))?;
-        let there: Vec<_> = vdevs.iter().map(|vdev| format!("-b /dev/{vdev}")).collect();
-        let gone = format!("for i in $(seq 300); do [ {} ] || exit 0; sleep 0.1; done; exit 1", there.join(" -o "));
-        guest.check(&gone, GUEST_LIMIT).map(|_| ())
+        let gone: Vec<_> = vdevs.iter().map(|vdev| format!("! -b /dev/{vdev}")).collect();
+        guest.check(&until(&format!("[ {} ]", gone.join(" -a "))), GUEST_LIMIT).map(|_| ())
     }
 
     /// Has the driver domain read the tables again; what there is then, a line each.
     pub(super) fn rescan(&self) -> Result<String> {
         let data = format!("/local/domain/{}/data", self.ensure_blkdom()?);
         self.dom0(&format!(
-            "xenstore-write {data}/rescan 1; for i in $(seq 100); do\n\
-             xenstore-read {data}/rescan >/dev/null 2>&1 || break; sleep 0.1; done; [ $i -lt 100 ] || exit 1\n\
-             xenstore-read $(xenstore-list {data}/volumes | sed 's,^,{data}/volumes/,')"
+            "xenstore-write {data}/rescan 1; {done} || exit 1\n\
+             xenstore-read $(xenstore-list {data}/volumes | sed 's,^,{data}/volumes/,')",
+            done = until(&format!("! xenstore-read {data}/rescan >/dev/null 2>&1")),
         ))
     }
 
@@ -243,15 +240,7 @@ impl Storage {
 
     /// Fails if more (or less) is held than `before`; what is still being closed gets a while.
     pub(super) fn nothing_left_behind(&self, before: &Resources) -> Result<()> {
-        let mut changes = String::new();
-        for _ in 0..SETTLE_LIMIT_SECONDS {
-            changes = self.stock()?.changes_since(before);
-            if changes.is_empty() {
-                return Ok(());
-            }
-            std::thread::sleep(Duration::from_secs(1));
-        }
-        Err(Failure::new(format!("left behind:\n{changes}")))
+        before.are_all(|| self.stock())
     }
 }
 
@@ -267,7 +256,7 @@ pub(super) fn disk_setting(vdev: &str, access: &str, target: &str) -> String {
 
 /// A script that waits for a block device.
 pub(super) fn wait_for(vdev: &str) -> String {
-    format!("for i in $(seq 300); do [ -b /dev/{vdev} ] && break; sleep 0.1; done; [ -b /dev/{vdev} ]")
+    until(&format!("[ -b /dev/{vdev} ]"))
 }
 
 fn boot(config: &StorageConfig, record: Option<&Path>) -> Result<Machine> {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use super::bed::{GUEST_LIMIT, NAME, Storage, disk_setting, guest_config, wait_for};
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::{GuestConfig, XL_LIMIT};
+use crate::shell::until;
 
 const GUESTS: u8 = 8;
 
@@ -26,9 +27,11 @@ pub(super) fn eight_guests_with_two_vbds_each(storage: &mut Storage) -> Result<(
         guest.check(&script, GUEST_LIMIT)?;
     }
     for guest in &guests {
-        let script = "for d in xvda xvdb; do for i in $(seq 300); do pidof dd >/dev/null || break; sleep 0.2; done; \
-                      dd if=/dev/$d bs=64k count=32 iflag=direct 2>/dev/null | cmp - /run/$d || exit 1; done";
-        guest.check(script, GUEST_LIMIT).doing(guest.name.clone())?;
+        let script = format!(
+            "{}; for d in xvda xvdb; do dd if=/dev/$d bs=64k count=32 iflag=direct 2>/dev/null | cmp - /run/$d || exit 1; done",
+            until("! pidof dd >/dev/null")
+        );
+        guest.check(&script, GUEST_LIMIT).doing(guest.name.clone())?;
     }
     let memory = storage.dom0(&format!("xl list {NAME} | awk 'NR == 2 {{ print $3 }}'"))?;
     ensure(memory.trim() == "32", || format!("the driver domain has {} MiB", memory.trim()))?;

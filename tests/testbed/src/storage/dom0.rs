@@ -5,6 +5,7 @@ use super::image::{RAW, ROOT};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Result, ensure};
 use crate::guest::GuestConfig;
+use crate::shell::until;
 
 /// Modules that would mean that Dom0 drives disks itself.
 const STORAGE_MODULES: &str = "ahci|libata|libahci|nvme|nvme_core|virtio_blk|virtio_pci|sd_mod|scsi_mod|mptsas";
@@ -37,7 +38,6 @@ pub(super) fn counters_move_while_a_vbd_is_there(storage: &mut Storage) -> Resul
     let write = "dd if=/dev/zero of=/dev/xvdb bs=64k count=16 oflag=direct 2>/dev/null";
     guest.check(&format!("set -e; {}; {write}", wait_for("xvdb")), GUEST_LIMIT)?;
     // Nodes are written every five seconds.
-    let until = |what: &str| format!("for i in $(seq 150); do {what} && exit 0; sleep 0.1; done; exit 1");
     let written = until(&format!("xenstore-read {node} 2>/dev/null | grep -q ' sectors-written=2048 '"));
     storage.dom0(&written).doing("waiting for the vbd's counters")?;
     let controllers = "grep 'state=running' | grep -vq 'answered=0 '";

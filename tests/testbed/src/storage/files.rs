@@ -6,6 +6,7 @@ use super::bed::{GUEST_LIMIT, Storage, disk_setting, guest_config, wait_for};
 use super::image::{FILES, RAW, allocated_bytes};
 use crate::failure::{Failure, Result, ensure};
 use crate::guest::{Guest, GuestConfig};
+use crate::shell::until;
 
 pub(super) fn a_file_system_outlives_its_guest(storage: &mut Storage) -> Result<()> {
     let slice = format!("{}{FILES}", storage.disk());
@@ -134,10 +135,11 @@ pub(super) fn a_guest_sees_its_disk_grow(storage: &mut Storage) -> Result<()> {
     let grown = before.saturating_mul(2);
     storage.machine().monitor("block_resize", &json!({ "device": "disk1", "size": grown.saturating_mul(512) }))?;
     let script = format!(
-        "for i in $(seq 300); do [ $(cat /sys/block/xvdc/size) = {grown} ] && break; sleep 0.1; done\n\
+        "{}\n\
          dd if=/dev/urandom of=/run/end bs=64k count=16 2>/dev/null\n\
          dd if=/run/end of=/dev/xvdc bs=64k seek={last} oflag=direct 2>/dev/null && \
          dd if=/dev/xvdc bs=64k skip={last} count=16 iflag=direct 2>/dev/null | cmp - /run/end && cat /sys/block/xvdc/size",
+        until(&format!("[ $(cat /sys/block/xvdc/size) = {grown} ]")),
         last = grown.checked_div(128).unwrap_or(0).saturating_sub(16),
     );
     let after: u64 = parse(&guest.check(&script, GUEST_LIMIT)?)?;

@@ -2,6 +2,7 @@
 
 use super::bed::{GUEST_LIMIT, Storage, wait_for};
 use crate::failure::{Failure, Result, ensure};
+use crate::shell::until;
 
 /// Attaches `target` to a guest that writes to it without a pause. `grow` makes the volume larger, in Dom0; once the tables
 /// have been read again, the guest must see that, and have the new end for itself.
@@ -25,9 +26,10 @@ pub(super) fn grows_under_its_guest(
     grow(storage)?;
     storage.rescan()?;
     // The last 64 KiB, which were not there before.
+    let grown = until(&format!("[ $(cat /sys/block/xvdc/size) -gt {before} ]"));
+    let stopped = until("[ -e /run/stopped ]");
     let end = format!(
-        "for i in $(seq 300); do [ $(cat /sys/block/xvdc/size) -gt {before} ] && break; sleep 0.1; done\n\
-         sleep 0.5; touch /run/stop; for i in $(seq 300); do [ -e /run/stopped ] && break; sleep 0.1; done\n\
+        "{grown}; sleep 0.5; touch /run/stop; {stopped}\n\
          set -e; [ ! -e /run/broken ]; size=$(cat /sys/block/xvdc/size); last=$((size / 128 - 1))\n\
          dd if=/dev/urandom of=/run/end bs=64k count=1 2>/dev/null\n\
          dd if=/run/end of=/dev/xvdc bs=64k seek=$last oflag=direct conv=notrunc 2>/dev/null\n\
