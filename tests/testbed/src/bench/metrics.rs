@@ -11,16 +11,13 @@ macro_rules! metrics {
             title: $title,
             unit: $unit,
             higher_is_better: metrics!(@$better),
-            is_count: metrics!(@is_count $better),
+            is_count: false,
             aim_linux: metrics!(@aim $($linux)?),
             aim_bare: metrics!(@aim $($bare)?),
         };)*
     };
     (@more) => { true };
     (@less) => { false };
-    (@count) => { false };
-    (@is_count count) => { true };
-    (@is_count $better:ident) => { false };
     (@aim) => { None };
     (@aim $value:literal) => { Some($value) };
 }
@@ -60,46 +57,6 @@ metrics! {
     START: "xl create to serving", "s", less, linux 0.05;
     /// What it was given.
     MEMORY: "memory of the driver domain", "MiB", less, linux 0.0625;
-    /// In the TCP measurements, by the frames on the wire; so are the next four.
-    TCP_COPY_CALLS: "grant copy hypercalls per 1000 frames of TCP", "1/1000 frames", count;
-    /// Operations in those.
-    TCP_COPIES: "grant copies per frame of TCP", "1/frame", count;
-    /// Sleeps that ended with something to do.
-    TCP_WAKEUPS: "wake-ups per 1000 frames of TCP", "1/1000 frames", count;
-    /// Interrupts of the card and notifications from guests.
-    TCP_INTERRUPTS: "interrupts received per 1000 frames of TCP", "1/1000 frames", count;
-    /// Notifications to guests.
-    TCP_NOTIFICATIONS: "notifications sent per 1000 frames of TCP", "1/1000 frames", count;
-    /// In Xen's trace, with its load repeated; so are the next four.
-    TCP_HYPERCALLS: "hypercalls per 1000 frames of TCP", "1/1000 frames", count;
-    /// Map, unmap and copy.
-    TCP_HYPERCALLS_GRANT: "hypercalls per 1000 frames of TCP: grants", "1/1000 frames", count;
-    /// Notifications sent, and what else is done to event channels.
-    TCP_HYPERCALLS_EVENT: "hypercalls per 1000 frames of TCP: event channels", "1/1000 frames", count;
-    /// Sleeps, mostly.
-    TCP_HYPERCALLS_SCHED: "hypercalls per 1000 frames of TCP: scheduling", "1/1000 frames", count;
-    /// Times that the CPU went over to the driver domain.
-    TCP_SWITCHES: "switches to the domain per 1000 frames of TCP", "1/1000 frames", count;
-    /// In the datagram measurements, by the frames on the wire; so are the next four.
-    SMALL_COPY_CALLS: "grant copy hypercalls per 1000 small packets", "1/1000 frames", count;
-    /// Operations in those.
-    SMALL_COPIES: "grant copies per small packet", "1/frame", count;
-    /// Sleeps that ended with something to do.
-    SMALL_WAKEUPS: "wake-ups per 1000 small packets", "1/1000 frames", count;
-    /// Interrupts of the card and notifications from guests.
-    SMALL_INTERRUPTS: "interrupts received per 1000 small packets", "1/1000 frames", count;
-    /// Notifications to guests.
-    SMALL_NOTIFICATIONS: "notifications sent per 1000 small packets", "1/1000 frames", count;
-    /// In Xen's trace, with its load repeated; so are the next four.
-    SMALL_HYPERCALLS: "hypercalls per 1000 small packets", "1/1000 frames", count;
-    /// Map, unmap and copy.
-    SMALL_HYPERCALLS_GRANT: "hypercalls per 1000 small packets: grants", "1/1000 frames", count;
-    /// Notifications sent, and what else is done to event channels.
-    SMALL_HYPERCALLS_EVENT: "hypercalls per 1000 small packets: event channels", "1/1000 frames", count;
-    /// Sleeps, mostly.
-    SMALL_HYPERCALLS_SCHED: "hypercalls per 1000 small packets: scheduling", "1/1000 frames", count;
-    /// Times that the CPU went over to the driver domain.
-    SMALL_SWITCHES: "switches to the domain per 1000 small packets", "1/1000 frames", count;
     /// 4 KiB anywhere on the disk.
     READ_1: "random read, depth 1", "requests/s", more, linux 3.0, bare 0.85;
     /// The same.
@@ -136,78 +93,61 @@ metrics! {
     SEQ_WRITE: "sequential write 128 KiB, depth 4", "requests/s", more, linux 2.8, bare 0.85;
     /// The driver domain's CPU time by the requests of all measurements.
     CPU_PER_REQUEST: "driver domain's CPU per request", "µs", less, linux 0.25;
-    /// In all storage measurements, by the requests that the guest's kernel counted; so are the next four.
-    DISK_COPY_CALLS: "grant copy hypercalls per 1000 requests", "1/1000 requests", count;
-    /// Operations in those.
-    DISK_COPIES: "grant copies per request", "1/request", count;
-    /// Sleeps that ended with something to do.
-    DISK_WAKEUPS: "wake-ups per 1000 requests", "1/1000 requests", count;
-    /// Interrupts of the controller and notifications from guests.
-    DISK_INTERRUPTS: "interrupts received per 1000 requests", "1/1000 requests", count;
-    /// Notifications to guests.
-    DISK_NOTIFICATIONS: "notifications sent per 1000 requests", "1/1000 requests", count;
-    /// In Xen's trace, with its load repeated; so are the next four.
-    DISK_HYPERCALLS: "hypercalls per 1000 requests", "1/1000 requests", count;
-    /// Map, unmap and copy.
-    DISK_HYPERCALLS_GRANT: "hypercalls per 1000 requests: grants", "1/1000 requests", count;
-    /// Notifications sent, and what else is done to event channels.
-    DISK_HYPERCALLS_EVENT: "hypercalls per 1000 requests: event channels", "1/1000 requests", count;
-    /// Sleeps, mostly.
-    DISK_HYPERCALLS_SCHED: "hypercalls per 1000 requests: scheduling", "1/1000 requests", count;
-    /// Times that the CPU went over to the driver domain.
-    DISK_SWITCHES: "switches to the domain per 1000 requests", "1/1000 requests", count;
 }
 
-/// The driver domain's work for bulk TCP.
-pub const TCP_WORK: WorkMetrics = WorkMetrics {
-    copy_calls: TCP_COPY_CALLS,
-    copies: TCP_COPIES,
-    wakeups: TCP_WAKEUPS,
-    interrupts: TCP_INTERRUPTS,
-    notifications: TCP_NOTIFICATIONS,
-};
+/// A count of what was done, whose name and title begin and end as given.
+macro_rules! count {
+    ($id:literal, $what:literal, $title:literal, $of:literal, $unit:literal) => {
+        Metric {
+            id: concat!($id, "_", $what),
+            title: concat!($title, " per ", $of),
+            unit: $unit,
+            higher_is_better: false,
+            is_count: true,
+            aim_linux: None,
+            aim_bare: None,
+        }
+    };
+}
 
-/// The driver domain's work for small packets.
-pub const SMALL_WORK: WorkMetrics = WorkMetrics {
-    copy_calls: SMALL_COPY_CALLS,
-    copies: SMALL_COPIES,
-    wakeups: SMALL_WAKEUPS,
-    interrupts: SMALL_INTERRUPTS,
-    notifications: SMALL_NOTIFICATIONS,
-};
+macro_rules! work {
+    ($id:literal, $one:literal, $many:literal, $per_one:literal, $per_many:literal) => {
+        WorkMetrics {
+            copy_calls: count!($id, "COPY_CALLS", "grant copy hypercalls", $many, $per_many),
+            copies: count!($id, "COPIES", "grant copies", $one, $per_one),
+            wakeups: count!($id, "WAKEUPS", "wake-ups", $many, $per_many),
+            interrupts: count!($id, "INTERRUPTS", "interrupts received", $many, $per_many),
+            notifications: count!($id, "NOTIFICATIONS", "notifications sent", $many, $per_many),
+        }
+    };
+}
 
-/// The driver domain's work for requests to disks.
-pub const DISK_WORK: WorkMetrics = WorkMetrics {
-    copy_calls: DISK_COPY_CALLS,
-    copies: DISK_COPIES,
-    wakeups: DISK_WAKEUPS,
-    interrupts: DISK_INTERRUPTS,
-    notifications: DISK_NOTIFICATIONS,
-};
+macro_rules! calls {
+    ($id:literal, $many:literal, $per_many:literal) => {
+        HypercallMetrics {
+            all: count!($id, "HYPERCALLS", "hypercalls", $many, $per_many),
+            grant: count!($id, "HYPERCALLS_GRANT", "hypercalls about grants", $many, $per_many),
+            event: count!($id, "HYPERCALLS_EVENT", "hypercalls about event channels", $many, $per_many),
+            sched: count!($id, "HYPERCALLS_SCHED", "hypercalls about scheduling", $many, $per_many),
+            switches: count!($id, "SWITCHES", "switches to the domain", $many, $per_many),
+        }
+    };
+}
 
-/// The driver domain's hypercalls for bulk TCP.
-pub const TCP_CALLS: HypercallMetrics = HypercallMetrics {
-    all: TCP_HYPERCALLS,
-    grant: TCP_HYPERCALLS_GRANT,
-    event: TCP_HYPERCALLS_EVENT,
-    sched: TCP_HYPERCALLS_SCHED,
-    switches: TCP_SWITCHES,
-};
+/// The driver domain's work for bulk TCP, by the frames on the wire.
+pub const TCP_WORK: WorkMetrics = work!("TCP", "frame of TCP", "1000 frames of TCP", "1/frame", "1/1000 frames");
 
-/// The driver domain's hypercalls for small packets.
-pub const SMALL_CALLS: HypercallMetrics = HypercallMetrics {
-    all: SMALL_HYPERCALLS,
-    grant: SMALL_HYPERCALLS_GRANT,
-    event: SMALL_HYPERCALLS_EVENT,
-    sched: SMALL_HYPERCALLS_SCHED,
-    switches: SMALL_SWITCHES,
-};
+/// The driver domain's work for small packets, by the frames on the wire.
+pub const SMALL_WORK: WorkMetrics = work!("SMALL", "small packet", "1000 small packets", "1/frame", "1/1000 frames");
 
-/// The driver domain's hypercalls for requests to disks.
-pub const DISK_CALLS: HypercallMetrics = HypercallMetrics {
-    all: DISK_HYPERCALLS,
-    grant: DISK_HYPERCALLS_GRANT,
-    event: DISK_HYPERCALLS_EVENT,
-    sched: DISK_HYPERCALLS_SCHED,
-    switches: DISK_SWITCHES,
-};
+/// The driver domain's work for requests to disks, which the guest's kernel counted.
+pub const DISK_WORK: WorkMetrics = work!("DISK", "request", "1000 requests", "1/request", "1/1000 requests");
+
+/// The driver domain's hypercalls for bulk TCP, in Xen's trace.
+pub const TCP_CALLS: HypercallMetrics = calls!("TCP", "1000 frames of TCP", "1/1000 frames");
+
+/// The driver domain's hypercalls for small packets, in Xen's trace.
+pub const SMALL_CALLS: HypercallMetrics = calls!("SMALL", "1000 small packets", "1/1000 frames");
+
+/// The driver domain's hypercalls for requests to disks, in Xen's trace.
+pub const DISK_CALLS: HypercallMetrics = calls!("DISK", "1000 requests", "1/1000 requests");

@@ -142,7 +142,7 @@ fn shown(ratio: Option<Ratio>, aim: Option<f64>, higher_is_better: bool) -> Stri
 
 #[cfg(test)]
 mod tests {
-    use super::super::metrics::{PING, TCP_COPIES, TCP_INTERRUPTS};
+    use super::super::metrics::{PING, TCP_WORK};
     use super::super::samples::Samples;
     use super::*;
 
@@ -155,9 +155,9 @@ mod tests {
         let mut samples = Samples::default();
         samples.add(PING, Contender::Bulkhead, 1.0);
         samples.add(PING, Contender::Linux, 4.0);
-        samples.add(TCP_COPIES, Contender::Bulkhead, 1.5);
-        samples.add(TCP_INTERRUPTS, Contender::Bulkhead, 30.0);
-        samples.add(TCP_INTERRUPTS, Contender::Linux, 60.0);
+        samples.add(TCP_WORK.copies, Contender::Bulkhead, 1.5);
+        samples.add(TCP_WORK.interrupts, Contender::Bulkhead, 30.0);
+        samples.add(TCP_WORK.interrupts, Contender::Linux, 60.0);
         let text = report(&samples);
         assert!(text.contains("| ping, median | 0.25 (0.25..0.25) |"), "{text}");
         assert!(text.contains("| grant copies per frame of TCP | 1.50 | – | – | – |\n"), "{text}");
