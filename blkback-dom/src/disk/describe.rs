@@ -55,6 +55,9 @@ pub struct Geometry {
     pub physical_bytes: u32,
     /// Most bytes of a read or write.
     pub max_transfer_bytes: u32,
+    /// Most bytes of a read or write that the device gets as one command, if they are whole pages; what is longer
+    /// becomes several.
+    pub command_bytes: u32,
     /// Most spans of a read or write.
     pub max_spans: u16,
 }

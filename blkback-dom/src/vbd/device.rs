@@ -262,6 +262,7 @@ impl<H: Hypervisor> Vbd<H> {
         part.failed = None;
         part.copy_error.set(None);
         part.ready = false;
+        part.alone = false;
         self.free_parts.push(part);
         if let Some(work) = self.work_mut(index) {
             work.parts = work.parts.saturating_sub(1);

@@ -5,6 +5,7 @@
 //!   for.
 //! - `plane`, `device`, `work`, `copies`: the data plane. A request is copied off the ring once, validated, and
 //!   becomes commands for disks; its data goes through buffers of this domain by grant copy.
+//! - `joined`: neighbours on a disk that become one command.
 //! - `mappings`, `in_place`: for frontends that use their grants again: pages that stay mapped, which a disk reads and
 //!   writes itself.
 //!
@@ -19,6 +20,7 @@ mod cause;
 mod copies;
 mod device;
 mod in_place;
+mod joined;
 mod keys;
 mod mappings;
 mod plane;

@@ -15,14 +15,13 @@ use xen_pv_rt::xenbus::backend::Fault;
 use super::cause::{Cause, VbdCounters};
 use super::copies::{Copied, CopyBatch, gather, scatter};
 use super::device::{Vbd, VbdParts};
-use super::work::{Kind, PART_PAGES, Part, Segments, Stage};
-use crate::disk::{Command, Controller, DiskError, Op, Span, SubmitError, Tag};
+use super::joined;
+use super::work::{Kind, Part, Segments, Stage};
+use crate::disk::{Controller, DiskError, SubmitError, Tag};
 use crate::volume::Map;
 
 /// Requests that a vbd may have taken in one turn.
 const TAKE: usize = 32;
-/// Bytes of a buffer.
-const PAGE: u32 = 4096;
 
 /// The disk controllers, by number.
 pub trait Controllers {
@@ -58,7 +57,7 @@ pub(crate) struct VbdId(u16);
 pub(crate) struct Plane<H: Hypervisor> {
     hyp: H,
     vbds: Vec<Option<Vbd<H>>>,
-    /// Parts that a disk has, by tag.
+    /// What the disks have, by tag: a part, with those that are in the same command.
     in_flight: Vec<Option<Box<Part>>>,
     /// Unused tags.
     tags: Vec<u32>,
@@ -185,19 +184,22 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Takes completions.
     fn collect(&mut self, controllers: &mut dyn Controllers, now: Instant) -> bool {
-        let Self { in_flight, tags, finished, .. } = self;
-        let before = finished.len();
+        let Self { vbds, in_flight, tags, finished, .. } = self;
+        let mut any = false;
         let mut done = |tag: Tag, outcome: Result<(), DiskError>| {
             let Ok(index) = u32::try_from(tag.0) else { return };
             let slot = usize::try_from(index).ok().and_then(|index| in_flight.get_mut(index));
-            let Some(mut part) = slot.and_then(Option::take) else { return };
+            let Some(part) = slot.and_then(Option::take) else { return };
             tags.push(index);
-            part.failed = outcome.err().map(Cause::from);
-            finished.push(part);
+            any = true;
+            // A vbd stays until all its parts are back.
+            if let Some(Some(vbd)) = vbds.get_mut(usize::from(part.vbd)) {
+                vbd.returned(part, outcome, finished);
+            }
         };
         // Also when nothing is in flight: deadlines of what comes next count from here.
         controllers.poll(now, &mut done);
-        finished.len() > before
+        any
     }
 
     /// Copies what was read to the frontends.
@@ -220,10 +222,7 @@ impl<H: Hypervisor> Plane<H> {
     /// Gives finished parts back to their requests, and answers those that are whole.
     fn settle(&mut self, now: Instant) {
         while let Some(part) = self.finished.pop() {
-            // A vbd stays until all its parts are back.
             if let Some(Some(vbd)) = self.vbds.get_mut(usize::from(part.vbd)) {
-                vbd.in_flight = vbd.in_flight.saturating_sub(1);
-                vbd.hold(part.disk, -1);
                 vbd.part_done(part, now);
             }
         }
@@ -326,7 +325,7 @@ impl<H: Hypervisor> Plane<H> {
         u32::try_from(share).ok()
     }
 
-    /// Hands the next part of a vbd to its disk. Returns whether it is gone from the vbd's list.
+    /// Hands the next part of a vbd, with its neighbours, to its disk. Returns whether it is gone from the vbd's list.
     fn submit_one(&mut self, index: usize, controllers: &mut dyn Controllers) -> bool {
         let share = self.share(index, controllers);
         let Self { vbds, in_flight, tags, finished, .. } = self;
@@ -335,28 +334,25 @@ impl<H: Hypervisor> Plane<H> {
         if share.is_some_and(|share| vbd.held(part.disk) >= share) {
             return false;
         }
-        let tag = tags.last().copied();
-        let outcome = match (part.copy_error.get(), tag) {
+        let outcome = match (part.copy_error.get(), tags.last().copied()) {
             // Settled like a part that a disk has answered.
             (Some(error), _) => Err(Cause::from(error)),
             (None, None) => return false,
-            (None, Some(tag)) => match submit_part(part, tag, controllers) {
-                Ok(()) => Ok(tag),
+            (None, Some(tag)) => match joined::submit(&vbd.staged, tag, controllers) {
+                Ok(count) => Ok((tag, count)),
                 Err(SubmitError::Full) => return false,
                 Err(error) => Err(Cause::from(error)),
             },
         };
-        let Some(mut part) = vbd.staged.pop_front() else { return false };
-        vbd.in_flight = vbd.in_flight.saturating_add(1);
-        vbd.hold(part.disk, 1);
         match outcome {
-            Ok(tag) => {
+            Ok((tag, count)) => {
                 tags.pop();
                 if let Some(slot) = usize::try_from(tag).ok().and_then(|tag| in_flight.get_mut(tag)) {
-                    *slot = Some(part);
+                    *slot = vbd.give(count);
                 }
             }
             Err(cause) => {
+                let Some(mut part) = vbd.staged.pop_front() else { return false };
                 part.failed = Some(cause);
                 finished.push(part);
             }
@@ -400,26 +396,4 @@ fn read_words(page: &[AtomicU32], dest: &mut [u8]) {
         let word = word.load(Ordering::Relaxed).to_le_bytes();
         bytes.iter_mut().zip(word).for_each(|(byte, value)| *byte = value);
     }
-}
-
-fn submit_part(part: &Part, tag: u32, controllers: &mut dyn Controllers) -> Result<(), SubmitError> {
-    let controller = controllers.get(part.disk.controller).ok_or(SubmitError::Gone)?;
-    let mut spans: heapless::Vec<Span, PART_PAGES> = heapless::Vec::new();
-    let mut left = part.data_bytes();
-    spans.extend(part.spans.iter().copied());
-    for buffer in &part.buffers {
-        let len = left.min(PAGE);
-        left = left.saturating_sub(len);
-        // As many spans as buffers.
-        let _ = spans.push(Span { maddr: buffer.maddr(), len });
-    }
-    let op = match part.kind {
-        Kind::Read => Op::Read,
-        Kind::Write => Op::Write,
-        Kind::Discard => Op::Discard { sectors: part.sectors },
-        Kind::SecureErase => Op::SecureErase { sectors: part.sectors },
-        Kind::Flush => Op::Flush,
-    };
-    let command = Command { tag: Tag(tag.into()), op, sector: part.sector, spans: &spans, lane: part.vbd };
-    controller.submit(part.disk.disk, &command)
 }

@@ -4,6 +4,7 @@
 //! next stage begins when all parts of the last one are answered, and the request is answered when none is
 //! left. A failure ends it as soon as its parts under way are back.
 
+use alloc::boxed::Box;
 use core::cell::Cell;
 
 use ring::Ticket;
@@ -248,6 +249,10 @@ pub(super) struct Part {
     pub(super) pins: heapless::Vec<GrantRef, PART_PAGES>,
     /// The data is in `buffers`, or need not be.
     pub(super) ready: bool,
+    /// The part that is next to it on the disk and in the same command.
+    pub(super) joined: Option<Box<Part>>,
+    /// Its command has no other part: the one that had failed.
+    pub(super) alone: bool,
     /// What went wrong with a copy.
     pub(super) copy_error: Cell<Option<GrantError>>,
     /// What the disk answered.
@@ -268,6 +273,8 @@ impl Part {
             spans: heapless::Vec::new(),
             pins: heapless::Vec::new(),
             ready: false,
+            joined: None,
+            alone: false,
             copy_error: Cell::new(None),
             failed: None,
         }

@@ -92,6 +92,7 @@ mod tests {
                 logical_bytes: 4096,
                 physical_bytes: 4096,
                 max_transfer_bytes: 4096,
+                command_bytes: 4096,
                 max_spans: 1,
             },
             capabilities: Capabilities {

@@ -25,6 +25,7 @@ mod handshake;
 mod history;
 mod hostile;
 mod layouts;
+mod neighbours;
 mod persistent;
 mod ram;
 mod replay;

@@ -48,6 +48,8 @@ pub struct RamDisk {
     pub trace: Vec<Asked>,
     /// Commands that may be in flight.
     pub depth: usize,
+    /// Spans of a command; with more it cannot be laid out.
+    pub most_spans: usize,
     /// Completes nothing while this is set.
     pub hold: bool,
     /// Completes the newest command first.
@@ -86,6 +88,7 @@ pub fn disk(number: u32, sectors: u64, logical_bytes: u32) -> Disk {
             logical_bytes,
             physical_bytes: 4096,
             max_transfer_bytes: 1 << 20,
+            command_bytes: 1 << 20,
             max_spans: 256,
         },
         capabilities: Capabilities {
@@ -117,6 +120,7 @@ impl RamDisk {
             pending: VecDeque::new(),
             trace: Vec::new(),
             depth: 64,
+            most_spans: usize::MAX,
             hold: false,
             backwards: false,
             slow: None,
@@ -220,6 +224,9 @@ impl Controller for RamDisk {
     }
     fn submit(&mut self, disk: DiskId, command: &Command<'_>) -> Result<(), SubmitError> {
         self.disks[usize::from(disk.0)].check(command)?;
+        if command.spans.len() > self.most_spans {
+            return Err(SubmitError::Layout);
+        }
         if self.pending.len() >= self.depth {
             return Err(SubmitError::Full);
         }

@@ -1,5 +1,6 @@
 //! What a device says about itself. ATA Command Set 3, section 7.12.6; SCSI for packet devices.
 
+use super::memory::COMMAND_BYTES;
 use crate::disk::describe::{MAX_SPANS, printable};
 use crate::disk::{Capabilities, Disk, DiskName, Geometry, Medium};
 
@@ -96,6 +97,7 @@ impl AtaData {
                 logical_bytes: self.block_bytes,
                 physical_bytes: self.physical_bytes,
                 max_transfer_bytes: 1 << 20,
+                command_bytes: COMMAND_BYTES,
                 max_spans: MAX_SPANS,
             },
             capabilities: Capabilities {
@@ -126,6 +128,7 @@ pub(super) fn describe_cd(port: u8, words: &[u16], blocks: u64) -> Disk {
             logical_bytes: 2048,
             physical_bytes: 2048,
             max_transfer_bytes: 1 << 20,
+            command_bytes: COMMAND_BYTES,
             max_spans: MAX_SPANS,
         },
         capabilities: Capabilities {

@@ -27,6 +27,8 @@ const REGIONS: usize = 16;
 const TRIM: usize = 64;
 /// Regions of a command table.
 pub(super) const MAX_REGIONS: usize = (LIST_WORDS - REGIONS) / 2;
+/// Bytes that they describe if each is one page.
+pub(super) const COMMAND_BYTES: u32 = (MAX_REGIONS as u32) * 4096;
 /// Pages of command tables: four each, one for each slot and one for the driver's own commands.
 const TABLE_PAGES: u16 = 9;
 

@@ -308,6 +308,7 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
                 logical_bytes: data.block_bytes,
                 physical_bytes: data.preferred_write.saturating_mul(data.block_bytes).min(1 << 20),
                 max_transfer_bytes: self.piece_bytes().saturating_mul(pieces).min(MAX_TRANSFER),
+                command_bytes: self.piece_bytes(),
                 max_spans: MAX_SPANS,
             },
             capabilities: Capabilities {

@@ -166,6 +166,7 @@ impl Config {
                 logical_bytes: self.block_bytes,
                 physical_bytes: self.physical_bytes,
                 max_transfer_bytes: most,
+                command_bytes: u32::try_from(self.segments).unwrap_or(u32::MAX).saturating_mul(4096),
                 max_spans: spans,
             },
             capabilities: Capabilities {

@@ -39,6 +39,7 @@ fn disk(sectors: u64, logical_bytes: u32) -> NamedDisk {
             logical_bytes,
             physical_bytes: logical_bytes,
             max_transfer_bytes: 4096,
+            command_bytes: 4096,
             max_spans: 1,
         },
         capabilities: Capabilities {
