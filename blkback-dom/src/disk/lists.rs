@@ -8,10 +8,10 @@ use xen_pv_rt::hyp::{Dma, DmaRing, Maddr, PAGE_SIZE};
 
 use super::Failure;
 
-/// 64-bit words of a list: 128 page entries, or 64 segments or ranges.
-pub(crate) const LIST_WORDS: usize = 128;
+/// 64-bit words of a list: 256 page entries, or 128 segments or ranges.
+pub(crate) const LIST_WORDS: usize = 256;
 /// Bytes of a list. A list never crosses a page.
-const LIST_BYTES: usize = 1024;
+const LIST_BYTES: usize = LIST_WORDS * size_of::<u64>();
 const PER_PAGE: usize = PAGE_SIZE / LIST_BYTES;
 
 /// A list in use.
@@ -25,10 +25,10 @@ pub(crate) struct Lists {
 }
 
 impl Lists {
-    pub(crate) fn new(dma: &impl Dma, pages: u16) -> Result<Self, Failure> {
+    pub(crate) fn new(dma: &impl Dma, count: u16) -> Result<Self, Failure> {
+        let pages = usize::from(count).div_ceil(PER_PAGE);
         let made: Result<Vec<_>, _> = (0..pages).map(|_| dma.dma_ring(1)).collect();
-        let count = usize::from(pages).saturating_mul(PER_PAGE);
-        let free = (0..u16::try_from(count).unwrap_or(u16::MAX)).map(ListId).collect();
+        let free = (0..count).map(ListId).collect();
         Ok(Self { pages: Rc::new(made.map_err(|_| Failure::NoMemory)?), free })
     }
 

@@ -25,12 +25,13 @@ const SDB: usize = (1024 + 0x58) / 4;
 const PACKET: usize = 8;
 const REGIONS: usize = 16;
 const TRIM: usize = 64;
+/// Words of what a trim command transfers: one block.
+const TRIM_WORDS: usize = 64;
 /// Regions of a command table.
 pub(super) const MAX_REGIONS: usize = (LIST_WORDS - REGIONS) / 2;
 /// Bytes that they describe if each is one page.
-pub(super) const COMMAND_BYTES: u32 = (MAX_REGIONS as u32) * 4096;
-/// Pages of command tables: four each, one for each slot and one for the driver's own commands.
-const TABLE_PAGES: u16 = 9;
+pub(super) const COMMAND_BYTES: u32 = 120 * 4096;
+const _: () = assert!(MAX_REGIONS == 120);
 
 /// How data of a command moves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,11 +51,14 @@ pub(super) struct PortMemory {
 
 /// The table of the driver's own commands.
 const OWN: usize = SLOTS;
+/// Command tables: one for each slot, and that.
+const TABLES: u16 = 33;
+const _: () = assert!(OWN == 32);
 
 impl PortMemory {
     pub(super) fn new(dma: &impl Dma) -> Result<Self, Failure> {
         let page = dma.dma_ring(1).map(Rc::new).map_err(|_| Failure::NoMemory)?;
-        let mut tables = Lists::new(dma, TABLE_PAGES)?;
+        let mut tables = Lists::new(dma, TABLES)?;
         let table = core::array::from_fn(|_| tables.take());
         Ok(Self { page, tables, table })
     }
@@ -96,7 +100,7 @@ impl PortMemory {
     pub(super) fn describe_trim(&self, slot: u8, ranges: impl Iterator<Item = u64>) -> Option<u16> {
         let table = self.table(slot.into())?;
         let mut ranges = ranges;
-        for index in TRIM..LIST_WORDS {
+        for index in TRIM..TRIM + TRIM_WORDS {
             self.tables.store(table, index, ranges.next().unwrap_or(0));
         }
         let at = self.tables.maddr(table).wrapping_add(u64::try_from(TRIM.saturating_mul(8)).unwrap_or(0));

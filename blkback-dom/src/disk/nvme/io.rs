@@ -18,7 +18,7 @@ use crate::disk::{Command, DiskError, DiskId, Failure, Health, Op, SubmitError};
 pub(super) const MAX_BLOCKS: u64 = 1 << 16;
 /// Ranges of a device command that deallocates: each takes two words of a list.
 const MAX_RANGES: u64 = 64;
-const _: () = assert!(LIST_WORDS == 128);
+const _: () = assert!(LIST_WORDS >= 128);
 
 /// Most sectors that one command deallocates, for blocks of so many sectors: whole ranges, each as long as its
 /// 32-bit length allows.

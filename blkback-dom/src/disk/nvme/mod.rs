@@ -42,8 +42,8 @@ pub const WINDOW: usize = 0x2000;
 
 /// I/O queues that are asked for.
 const QUEUES: u16 = 4;
-/// Pages with lists: 4 lists each, shared by all queues. A command of up to two pages takes none.
-const LIST_PAGES: u16 = 32;
+/// Lists, shared by all queues. A command of up to two pages takes none.
+const LISTS: u16 = 128;
 /// How often a waiting controller is looked at.
 const STEP: Duration = Duration::from_millis(1);
 
@@ -112,7 +112,7 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
             admin: Admin::new(dma)?,
             io,
             requests: Requests::new(requests),
-            lists: Lists::new(dma, LIST_PAGES)?,
+            lists: Lists::new(dma, LISTS)?,
             data: None,
             disks: Vec::new(),
             namespaces: Vec::new(),

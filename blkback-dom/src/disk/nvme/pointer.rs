@@ -9,6 +9,7 @@ use crate::disk::lists::LIST_WORDS;
 
 /// Most bytes of a command with a list of PRP entries, whatever the offset of its first page.
 pub(super) const MAX_BYTES: u32 = 128 * 4096;
+const _: () = assert!(LIST_WORDS >= 128);
 /// Most segments of an SGL in a list.
 pub(super) const MAX_SEGMENTS: usize = LIST_WORDS / 2;
 

@@ -46,7 +46,7 @@ pub(super) struct BlkQueue {
 
 impl BlkQueue {
     pub(super) fn new(dma: &impl Dma, number: u16) -> Result<Self, Failure> {
-        let mut lists = Lists::new(dma, SLOTS / 4)?;
+        let mut lists = Lists::new(dma, SLOTS)?;
         let slot = |chunk| Slot { chunk, request: None, count: 0, since: Instant::default() };
         let slots: Vec<_> = core::iter::from_fn(|| lists.take()).map(slot).collect();
         let free = (0..u16::try_from(slots.len()).unwrap_or(0)).rev().collect();
