@@ -119,6 +119,7 @@ impl<H: Hypervisor + Dma> Backend for Vbds<H> {
             queues,
             limits: limits(&keys, &volume),
             map: volume.map.clone(),
+            shared: target.shared,
             buffers,
             budget: self.budget,
             persistent: front.persistent,

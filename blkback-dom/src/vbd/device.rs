@@ -31,6 +31,8 @@ pub(crate) struct VbdParts<H: Hypervisor> {
     pub(crate) devid: u32,
     pub(crate) queues: Vec<Queue<H>>,
     pub(crate) map: Map,
+    /// Other vbds may write to the same sectors.
+    pub(crate) shared: bool,
     pub(crate) limits: Limits,
     pub(crate) buffers: DmaPool,
     pub(crate) budget: Budget,
@@ -46,6 +48,8 @@ pub(super) struct Vbd<H: Hypervisor> {
     pub(super) devid: u32,
     pub(super) queues: Vec<Queue<H>>,
     pub(super) map: Map,
+    /// Other vbds may write to the same sectors.
+    pub(super) shared: bool,
     /// The disks that a flush goes to.
     pub(super) disks: Vec<DiskRef>,
     /// Parts at each of them.
@@ -88,6 +92,7 @@ impl<H: Hypervisor> Vbd<H> {
             held: parts.map.disks().iter().map(|_| 0).collect(),
             disks: parts.map.disks(),
             map: parts.map,
+            shared: parts.shared,
             limits: parts.limits,
             buffers: parts.buffers,
             mappings: Mappings::new(if parts.persistent { persistent } else { 0 }),

@@ -6,7 +6,6 @@
 //! vbd, so that an error is answered to the request that it is about.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use xen_pv_rt::hyp::Hypervisor;
@@ -27,55 +26,59 @@ const PAGE: u32 = 4096;
 /// Most parts of a command.
 const MOST_PARTS: usize = 32;
 
-/// How many of the staged parts, from the first on, can be one command.
-fn joinable(staged: &VecDeque<Box<Part>>, geometry: &Geometry) -> usize {
-    let Some(first) = staged.front().filter(|part| part.may_join()) else { return 1 };
-    let most_bytes = geometry.command_bytes.min(geometry.max_transfer_bytes).min(MOST_BYTES);
-    let most_spans = MOST_SPANS.min(geometry.max_spans.into());
-    let (mut bytes, mut spans) = (first.data_bytes(), first.span_count());
-    let mut end = first.sector.saturating_add(first.sectors);
-    let neighbours = staged.iter().skip(1).take(MOST_PARTS.saturating_sub(1)).take_while(|part| {
-        let follows = part.kind == first.kind && part.disk == first.disk && part.sector == end && part.may_join();
-        bytes = bytes.saturating_add(part.data_bytes());
-        spans = spans.saturating_add(part.span_count());
-        end = end.saturating_add(part.sectors);
-        follows && bytes <= most_bytes && spans <= most_spans
-    });
-    neighbours.count().saturating_add(1)
-}
-
-/// Gives the first staged part to its disk, and those that can be in the same command. Returns how many.
-pub(super) fn submit(
-    staged: &VecDeque<Box<Part>>,
-    tag: u32,
-    controllers: &mut dyn Controllers,
-) -> Result<usize, SubmitError> {
-    let Some(first) = staged.front() else { return Ok(0) };
-    let controller = controllers.get(first.disk.controller).ok_or(SubmitError::Gone)?;
-    let geometry = controller.disks().get(usize::from(first.disk.disk.0)).ok_or(SubmitError::Gone)?.geometry;
-    let mut submit = |count: usize| {
-        let mut spans: heapless::Vec<Span, MOST_SPANS> = heapless::Vec::new();
-        let parts = staged.iter().take(count);
-        let sectors = parts.clone().fold(0_u64, |sum, part| sum.saturating_add(part.sectors));
-        spans.extend(parts.flat_map(|part| part.spans()));
-        let op = first.op(sectors);
-        let command = Command { tag: Tag(tag.into()), op, sector: first.sector, spans: &spans, lane: first.vbd };
-        controller.submit(first.disk.disk, &command)
-    };
-    let count = joinable(staged, &geometry);
-    // What is too much, or lies too badly in memory, for one command may be right for several.
-    if count > 1 && submit(count).is_ok() {
-        return Ok(count);
-    }
-    submit(1).map(|()| 1)
-}
-
 /// Whether an error says something about the sectors of a command, and not of the disk as a whole.
 const fn is_about_sectors(error: DiskError) -> bool {
     !matches!(error, DiskError::Gone | DiskError::TimedOut | DiskError::Reset)
 }
 
 impl<H: Hypervisor> Vbd<H> {
+    /// Whether a part may be in a command with others.
+    fn may_join(&self, part: &Part) -> bool {
+        // A write that is tried again could undo one of another vbd's that was answered in between.
+        let kind = part.kind == Kind::Read || part.kind == Kind::Write && !self.shared;
+        kind && !part.alone && part.copy_error.get().is_none()
+    }
+
+    /// How many of the staged parts, from the first on, can be one command.
+    fn joinable(&self, geometry: &Geometry) -> usize {
+        let Some(first) = self.staged.front().filter(|part| self.may_join(part)) else { return 1 };
+        let most_bytes = geometry.command_bytes.min(geometry.max_transfer_bytes).min(MOST_BYTES);
+        let most_spans = MOST_SPANS.min(geometry.max_spans.into());
+        let (mut bytes, mut spans) = (first.data_bytes(), first.span_count());
+        let mut end = first.sector.saturating_add(first.sectors);
+        let rest = self.staged.iter().skip(1).take(MOST_PARTS.saturating_sub(1));
+        let neighbours = rest.take_while(|part| {
+            let follows = part.kind == first.kind && part.disk == first.disk && part.sector == end;
+            bytes = bytes.saturating_add(part.data_bytes());
+            spans = spans.saturating_add(part.span_count());
+            end = end.saturating_add(part.sectors);
+            follows && self.may_join(part) && bytes <= most_bytes && spans <= most_spans
+        });
+        neighbours.count().saturating_add(1)
+    }
+
+    /// Gives the first staged part to its disk, and those that can be in the same command. Returns how many.
+    pub(super) fn submit(&self, tag: u32, controllers: &mut dyn Controllers) -> Result<usize, SubmitError> {
+        let Some(first) = self.staged.front() else { return Ok(0) };
+        let controller = controllers.get(first.disk.controller).ok_or(SubmitError::Gone)?;
+        let disk = controller.disks().get(usize::from(first.disk.disk.0)).ok_or(SubmitError::Gone)?;
+        let count = self.joinable(&disk.geometry);
+        let mut submit = |count: usize| {
+            let mut spans: heapless::Vec<Span, MOST_SPANS> = heapless::Vec::new();
+            let parts = self.staged.iter().take(count);
+            let sectors = parts.clone().fold(0_u64, |sum, part| sum.saturating_add(part.sectors));
+            spans.extend(parts.flat_map(|part| part.spans()));
+            let op = first.op(sectors);
+            let command = Command { tag: Tag(tag.into()), op, sector: first.sector, spans: &spans, lane: first.vbd };
+            controller.submit(first.disk.disk, &command)
+        };
+        // What is too much, or lies too badly in memory, for one command may be right for several.
+        if count > 1 && submit(count).is_ok() {
+            return Ok(count);
+        }
+        submit(1).map(|()| 1)
+    }
+
     /// Takes the first `count` staged parts, which a disk has as one command.
     pub(super) fn give(&mut self, count: usize) -> Option<Box<Part>> {
         let mut parts: heapless::Vec<Box<Part>, MOST_PARTS> = heapless::Vec::new();
@@ -120,11 +123,6 @@ impl<H: Hypervisor> Vbd<H> {
 }
 
 impl Part {
-    /// Whether it may be in a command with others.
-    fn may_join(&self) -> bool {
-        matches!(self.kind, Kind::Read | Kind::Write) && !self.alone && self.copy_error.get().is_none()
-    }
-
     fn span_count(&self) -> usize {
         self.spans.len().saturating_add(self.buffers.len())
     }

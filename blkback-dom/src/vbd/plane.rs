@@ -15,7 +15,6 @@ use xen_pv_rt::xenbus::backend::Fault;
 use super::cause::{Cause, VbdCounters};
 use super::copies::{Copied, CopyBatch, gather, scatter};
 use super::device::{Vbd, VbdParts};
-use super::joined;
 use super::work::{Kind, Part, Segments, Stage};
 use crate::disk::{Controller, DiskError, SubmitError, Tag};
 use crate::volume::Map;
@@ -338,7 +337,7 @@ impl<H: Hypervisor> Plane<H> {
             // Settled like a part that a disk has answered.
             (Some(error), _) => Err(Cause::from(error)),
             (None, None) => return false,
-            (None, Some(tag)) => match joined::submit(&vbd.staged, tag, controllers) {
+            (None, Some(tag)) => match vbd.submit(tag, controllers) {
                 Ok(count) => Ok((tag, count)),
                 Err(SubmitError::Full) => return false,
                 Err(error) => Err(Cause::from(error)),

@@ -126,6 +126,19 @@ fn an_error_is_answered_to_the_request_that_it_is_about() {
 }
 
 #[test]
+fn writes_to_a_shared_volume_are_not_joined_as_they_could_not_be_tried_again() {
+    let mut rig = Rig::new();
+    let guest = rig.guest_on("nvme0n1,shared");
+    let asked = writes(&mut rig, guest, 0..4);
+    assert_eq!(rig.ask(guest, &asked), [0; 4]);
+    assert_eq!(rig.ram.trace.len(), 4);
+    let reads: Vec<_> =
+        (0..4).map(|page| BlkRequest::direct(0, rig.id(), page * PAGE, &rig.pages(guest, 1, |_| 0).0)).collect();
+    assert_eq!(rig.ask(guest, &reads), [0; 4]);
+    assert_eq!(commands(&rig)[4..], [(Op::Read, 0, 4)]);
+}
+
+#[test]
 fn a_disk_that_is_gone_is_not_asked_again() {
     for error in [DiskError::Gone, DiskError::TimedOut, DiskError::Reset] {
         let mut rig = Rig::new();
