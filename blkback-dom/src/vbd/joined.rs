@@ -67,7 +67,7 @@ impl<H: Hypervisor> Vbd<H> {
             let mut spans: heapless::Vec<Span, MOST_SPANS> = heapless::Vec::new();
             let parts = self.staged.iter().take(count);
             let sectors = parts.clone().fold(0_u64, |sum, part| sum.saturating_add(part.sectors));
-            spans.extend(parts.flat_map(|part| part.spans()));
+            spans.extend(parts.flat_map(|part| part.spans()).take(MOST_SPANS));
             let op = first.op(sectors);
             let command = Command { tag: Tag(tag.into()), op, sector: first.sector, spans: &spans, lane: first.vbd };
             controller.submit(first.disk.disk, &command)
