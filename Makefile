@@ -29,9 +29,9 @@ test: host-test images testbed ## Host tests, then system tests on real Xen (abo
 	@$(TESTBED) test --xen $(XEN) --nic e1000 --nic virtio
 	@$(TESTBED) storage --xen $(XEN) --longest short
 
-test-all: check host-test images ## The long matrix: both Xen releases, every card, soak
+test-all: check host-test images ## The long matrix: both Xen releases, every card and disk controller, soak (about two and a half hours)
 	@./images/host-packages && ./images/build 4.20 && ./images/build 4.17
-	@# Both halves run whatever the first shows: a run of an hour and a half should tell all it can. The shorter goes first.
+	@# Both halves run whatever the first shows: a run of two and a half hours should tell all it can.
 	@failed=0; $(TESTBED) storage --all --longest long || failed=1; \
 	$(TESTBED) test --all $(if $(SOAK),--soak $(SOAK)) || failed=1; exit $$failed
 

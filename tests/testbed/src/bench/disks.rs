@@ -22,7 +22,7 @@ use crate::shell::until;
 const DISK_BYTES: u64 = 256 << 20;
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// The configuration of our domain.
-const OURS: &str = "/root/xl/blkback-dom.cfg";
+const OURS: &str = "/root/xl/blkback-dom.cfg 'memory=16'";
 /// What the guest calls its vbd.
 const VBD: &str = "/dev/xvda";
 
