@@ -34,7 +34,7 @@ pub fn no_bad_frames(seen: &Snapshot) -> Result<()> {
     })
 }
 
-/// Waits until `holds`, or until `limit` has passed several times over ([`PATIENCE`]).
+/// Waits until `holds`, or until `limit` has passed several times over (`PATIENCE`).
 pub fn eventually(limit: Duration, mut holds: impl FnMut() -> bool) {
     let (started, limit) = (Instant::now(), limit.saturating_mul(PATIENCE));
     while !holds() && started.elapsed() < limit {
