@@ -47,7 +47,7 @@ storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virt
 # What `make bench` measures with.
 BENCH_OF_ = $(if $(DISK),--disk $(DISK),--nic $(NIC))
 BENCH_OF_all = --nic e1000 --nic virtio --disk nvme
-BENCH_OF_growth = --growth --nic $(NIC)
+BENCH_OF_growth = --growth $(BENCH_OF_)
 
 bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both, BENCH=growth: 1 to 16 guests)
 	@$(CARGO) build --quiet --release -p load

@@ -43,12 +43,25 @@ pub(crate) struct Disk {
     span_mib: u64,
     #[command(flatten)]
     window: Window,
+    /// Milliseconds to go on after measuring: others may measure a little later.
+    #[arg(long, default_value_t = 0)]
+    cool_down_ms: u64,
+}
+
+/// What a thread has done.
+#[derive(Debug, Default)]
+struct Done {
+    /// The latencies of the requests that ended in the window.
+    latencies: Vec<Duration>,
+    /// Requests in all.
+    all: u64,
 }
 
 /// Where the next sequential request starts, in blocks.
 type Cursor = Arc<AtomicU64>;
 
-/// Does I/O for the window; prints how many requests ended in it, in which time, and their latencies.
+/// Does I/O for the window; prints how many requests ended in it, in which time, their latencies, and how many there
+/// were in all.
 ///
 /// # Errors
 /// The device cannot be opened, or a request failed.
@@ -60,9 +73,11 @@ pub(crate) fn run(disk: &Disk) -> io::Result<String> {
         let (disk, cursor) = (disk.clone(), Arc::clone(&cursor));
         threads.push(thread::spawn(move || worker(&disk, &cursor, number, started)));
     }
-    let mut latencies = Vec::new();
+    let Done { mut latencies, mut all } = Done::default();
     for thread in threads {
-        latencies.extend(thread.join().map_err(|_| io::Error::other("a thread panicked"))??);
+        let done = thread.join().map_err(|_| io::Error::other("a thread panicked"))??;
+        latencies.extend(done.latencies);
+        all = all.saturating_add(done.all);
     }
     latencies.sort_unstable();
     let percentile = |percent: usize| {
@@ -70,7 +85,7 @@ pub(crate) fn run(disk: &Disk) -> io::Result<String> {
         latencies.get(index).or(latencies.last()).map_or(0, Duration::as_micros)
     };
     Ok(format!(
-        "ios {} us {} p50 {} p99 {}",
+        "ios {} us {} p50 {} p99 {} all {all}",
         latencies.len(),
         disk.window.length().as_micros(),
         percentile(50),
@@ -78,8 +93,8 @@ pub(crate) fn run(disk: &Disk) -> io::Result<String> {
     ))
 }
 
-/// One request after the other; the latencies of those that ended in the window.
-fn worker(disk: &Disk, cursor: &Cursor, number: u64, started: Instant) -> io::Result<Vec<Duration>> {
+/// One request after the other.
+fn worker(disk: &Disk, cursor: &Cursor, number: u64, started: Instant) -> io::Result<Done> {
     let file = OpenOptions::new().read(true).write(disk.reads < 100).custom_flags(O_DIRECT).open(&disk.path)?;
     let mut memory = vec![0xA5; disk.block.saturating_add(ALIGNMENT)];
     let offset = memory.as_ptr().align_offset(ALIGNMENT);
@@ -88,8 +103,9 @@ fn worker(disk: &Disk, cursor: &Cursor, number: u64, started: Instant) -> io::Re
     let blocks = (disk.span_mib << 20).checked_div(u64::try_from(disk.block).unwrap_or(u64::MAX)).unwrap_or(1).max(1);
     // Any odd seed that differs between threads.
     let mut random = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let mut latencies = Vec::new();
+    let mut done = Done::default();
     let until = disk.window.warm_up().saturating_add(disk.window.length());
+    let end = until.saturating_add(Duration::from_millis(disk.cool_down_ms));
     loop {
         random ^= random << 13;
         random ^= random >> 7;
@@ -101,11 +117,12 @@ fn worker(disk: &Disk, cursor: &Cursor, number: u64, started: Instant) -> io::Re
         let before = started.elapsed();
         request(&file, buffer, position, reads, disk.flush)?;
         let after = started.elapsed();
-        if after >= until {
-            return Ok(latencies);
+        done.all = done.all.saturating_add(1);
+        if after >= disk.window.warm_up() && after < until {
+            done.latencies.push(after.saturating_sub(before));
         }
-        if after >= disk.window.warm_up() {
-            latencies.push(after.saturating_sub(before));
+        if after >= end {
+            return Ok(done);
         }
     }
 }

@@ -220,7 +220,11 @@ fn execute_bench(bench: &Bench) -> Result<bool> {
         }
     }
     for disk in &bench.disk {
-        if bench.profile { bench::storage_profile(&config, *disk)? } else { bench::storage(&config, *disk)? }
+        match bench {
+            Bench { growth: true, .. } => bench::storage_growth(&config, *disk)?,
+            Bench { profile: true, .. } => bench::storage_profile(&config, *disk)?,
+            _ => bench::storage(&config, *disk)?,
+        }
     }
     Ok(true)
 }

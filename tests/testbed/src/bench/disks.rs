@@ -19,7 +19,7 @@ use crate::machine::{Content, Dom0File, Machine, MachineConfig};
 use crate::shell::until;
 
 /// Bytes of each disk.
-const DISK_BYTES: u64 = 256 << 20;
+pub(super) const DISK_BYTES: u64 = 256 << 20;
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 /// The configuration of our domain.
 const OURS: &str = "/root/xl/blkback-dom.cfg 'memory=16'";
@@ -155,12 +155,7 @@ fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str, options
         }
         Contender::Linux => {
             let domain = DriverDomain::create(dom0, "linuxdom", "/root/xl/linux-driver-domain.cfg", bdf)?;
-            let linux = Guest::join(dom0, "linuxdom")?;
-            let (modules, disk) = linux_disk(model);
-            linux.check(&format!("modprobe xen-blkback; {modules}"), COMMAND_LIMIT)?;
-            linux.check(&until(&format!("[ -b {disk} ]")), COMMAND_LIMIT)?;
-            domain.calm()?;
-            linux.check(&plug_script(disk), COMMAND_LIMIT)?;
+            let disk = claim_for_linux(dom0, &domain, model, 1)?;
             (vbd_guest(dom0, name, "linuxdom", disk)?, VBD, Some(domain))
         }
         Contender::Bare => {
@@ -179,17 +174,34 @@ fn vbd_guest(dom0: &Dom0, name: &str, backend: &str, target: &str) -> Result<Gue
     create_guest(dom0, &format!("{name}-a"), &format!("ramdisk=\"/root/stock.cpio\"' '{disk}"))
 }
 
-/// Stands in for the hotplug script of one vbd: names the device to blkback, as soon as there is a vbd.
-fn plug_script(disk: &str) -> String {
+/// Has a Linux driver domain drive its disk, and serve it as the next `vbds` vbds. Returns what it calls the disk.
+///
+/// # Errors
+/// The domain does not answer, or finds no disk.
+pub(super) fn claim_for_linux(dom0: &Dom0, domain: &DriverDomain, model: DiskModel, vbds: u8) -> Result<&'static str> {
+    let linux = Guest::join(dom0, domain.name)?;
+    let (modules, disk) = linux_disk(model);
+    linux.check(&format!("modprobe xen-blkback; {modules}"), COMMAND_LIMIT)?;
+    linux.check(&until(&format!("[ -b {disk} ]")), COMMAND_LIMIT)?;
+    domain.calm()?;
+    linux.check(&plug_script(disk, vbds), COMMAND_LIMIT)?;
+    Ok(disk)
+}
+
+/// Stands in for the hotplug script of so many vbds: names the device to blkback, as soon as there is a vbd.
+fn plug_script(disk: &str, vbds: u8) -> String {
     format!(
-        "(while :; do for vbd in $(xenstore-ls -f backend 2>/dev/null | sed -n 's,^\\(backend/vbd/[0-9]*/[0-9]*\\) = .*,\\1,p'); do\n\
-         xenstore-write $vbd/physical-device $(stat -c %t:%T {disk}) $vbd/hotplug-status connected; exit; done\n\
+        "(left={vbds}; while [ $left -gt 0 ]; do for id in $(xenstore-list backend/vbd 2>/dev/null); do\n\
+         [ -e /run/plugged.$id ] && continue\n\
+         for vbd in $(xenstore-list backend/vbd/$id); do\n\
+         xenstore-write backend/vbd/$id/$vbd/physical-device $(stat -c %t:%T {disk}) \
+         backend/vbd/$id/$vbd/hotplug-status connected && touch /run/plugged.$id && left=$((left - 1))\ndone\ndone\n\
          sleep 0.5; done) >/dev/null 2>&1 &"
     )
 }
 
 /// What our domain calls the disk.
-fn target(model: DiskModel) -> &'static str {
+pub(super) fn target(model: DiskModel) -> &'static str {
     match model {
         DiskModel::Nvme => "nvme0n1",
         DiskModel::Ahci => "ahci0p0",

@@ -102,33 +102,55 @@ impl BenchConfig {
         bed::BedConfig { xen: self.xen.clone(), nic, contenders, image, load, logs }
     }
 
-    fn growth_bed(&self, nic: NicModel) -> Result<growth::GrowthBed> {
-        let what = format!("growth-{nic}");
-        let config = self.bed_config(nic, growth::CONTENDERS, self.logs(&what));
+    /// Measures how a driver domain bears more and more guests: those of the machine that `set_up` boots.
+    fn grow<B, C: growth::Crowd>(
+        &self,
+        what: &str,
+        choice: &str,
+        kind: growth::Kind,
+        set_up: impl FnOnce(PathBuf) -> Result<B>,
+        parts: impl Fn(&B) -> (&Machine, &[C]),
+    ) -> Result<()> {
+        let name = format!("growth-{what}");
+        let logs = self.logs(&name);
+        let (crowds, guests) = (growth::CONTENDERS.len(), growth::CROWD);
         println!(
-            "==> booting Xen {} with {} crowds of {} guests in QEMU, logs in {}",
+            "==> booting Xen {} with {crowds} crowds of {guests} guests in QEMU, logs in {}",
             self.xen,
-            growth::CONTENDERS.len(),
-            growth::CROWD,
-            config.logs.display()
+            logs.display()
         );
         let started = Instant::now();
-        let bed = growth::GrowthBed::set_up(&config).inspect_err(|_| evidence::print_ends(&config.logs))?;
+        let bed = set_up(logs.clone()).inspect_err(|_| evidence::print_ends(&logs))?;
         println!("    everyone is up after {:.0} s", started.elapsed().as_secs_f32());
-        Ok(bed)
+        let (machine, crowds) = parts(&bed);
+        let points = growth::run(crowds, &kind, self.rounds, &self.only);
+        // As for the other reports.
+        let _ = machine.collect_logs();
+        let report = growth::GrowthReport {
+            title: format!("Growth: {what} on Xen {}", self.xen),
+            command: format!("make bench BENCH=growth {choice}={what} XEN={} ROUNDS={}", self.xen, self.rounds),
+            aim_fairness: growth::AIM_FAIRNESS,
+            kind,
+            points,
+        };
+        self.write_all(&name, [&report.json()?, &report.markdown(), &report.svg()])
     }
 
-    fn disk_bed(&self, model: DiskModel) -> Result<disks::DiskBed> {
-        let name = disk_name(model);
-        let logs = self.logs(name);
-        let config = disks::DiskBedConfig {
+    fn disk_bed_config(&self, model: DiskModel, logs: PathBuf) -> disks::DiskBedConfig {
+        disks::DiskBedConfig {
             xen: self.xen.clone(),
             model,
             image: self.images.join("blkback-dom"),
             variant: self.variant.clone(),
             load: self.load.clone(),
-            logs: logs.clone(),
-        };
+            logs,
+        }
+    }
+
+    fn disk_bed(&self, model: DiskModel) -> Result<disks::DiskBed> {
+        let name = disk_name(model);
+        let logs = self.logs(name);
+        let config = self.disk_bed_config(model, logs.clone());
         self.announce(name, config.contenders().len());
         let started = Instant::now();
         let bed = disks::DiskBed::set_up(&config).inspect_err(|_| evidence::print_ends(&logs))?;
@@ -152,17 +174,27 @@ pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
 /// # Errors
 /// The machine did not come up, or a report cannot be written.
 pub fn growth(config: &BenchConfig, nic: NicModel) -> Result<()> {
-    let bed = config.growth_bed(nic)?;
-    let points = growth::run(&bed, config.rounds, &config.only);
-    // As for the other reports.
-    let _ = bed.machine.collect_logs();
-    let report = growth::GrowthReport {
-        title: format!("Growth: {nic} on Xen {}", config.xen),
-        command: format!("make bench BENCH=growth NIC={nic} XEN={} ROUNDS={}", config.xen, config.rounds),
-        aim_fairness: growth::AIM_FAIRNESS,
-        points,
-    };
-    config.write_all(&format!("growth-{nic}"), [&report.json()?, &report.markdown(), &report.svg()])
+    config.grow(
+        nic.name(),
+        "NIC",
+        growth::NETWORK,
+        |logs| growth::NetworkBed::set_up(&config.bed_config(nic, growth::CONTENDERS, logs)),
+        |bed| (&bed.machine, &bed.crowds),
+    )
+}
+
+/// As [`growth()`], with one controller's model.
+///
+/// # Errors
+/// As there.
+pub fn storage_growth(config: &BenchConfig, model: DiskModel) -> Result<()> {
+    config.grow(
+        disk_name(model),
+        "DISK",
+        growth::STORAGE,
+        |logs| growth::StorageBed::set_up(&config.disk_bed_config(model, logs)),
+        |bed| (&bed.machine, &bed.crowds),
+    )
 }
 
 /// Finds out where the time goes with one card's model and writes the report.

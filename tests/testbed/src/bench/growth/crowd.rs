@@ -1,19 +1,15 @@
-//! The machine of the growth measurement: for each contender a card, a driver domain, and a crowd of stock guests.
+//! What the crowds of both kinds of driver domain have in common: how many guests there are, and how they come up.
 
 use std::path::Path;
-use std::time::Duration;
 
-use super::super::bed::{BedConfig, boot};
-use super::super::domains::DriverDomain;
 use super::super::ramdisk::{self, LOAD};
 use super::super::samples::Contender;
+use super::{Load, Seen};
 use crate::bed::images;
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
-use crate::guest::{Guest, GuestConfig, XL_LIMIT, mac};
-use crate::machine::{Content, Dom0File, Machine};
-use crate::nic::Nic;
-use crate::wire::Wire;
+use crate::guest::{Guest, GuestConfig};
+use crate::machine::{Content, Dom0File};
 
 /// Who is compared, in the order in which they are set up.
 pub const CONTENDERS: &[Contender] = &[Contender::Bulkhead, Contender::Linux];
@@ -22,99 +18,39 @@ pub const CROWD: u8 = 17;
 /// Memory of a guest in MiB: what a stock one boots with, and a little for the generator, which its initramfs holds twice.
 const GUEST_MIB: u32 = 160;
 /// Memory of the machine in MiB: Dom0, both driver domains, two crowds, and Xen.
-const MACHINE_MIB: u32 = 7680;
-/// Our domain, with the memory that 32 vifs are tested with.
-const OURS: &str = "/root/xl/netback-dom.cfg 'memory=32'";
-const LINUX: &str = "/root/xl/linux-driver-domain.cfg";
+pub(super) const MACHINE_MIB: u32 = 7680;
 /// The stock guest with the load generator in it.
 const RAMDISK: &str = "/root/stock.cpio";
 /// Guests that boot at the same time: while one waits for its devices, another has the processor.
 const AT_ONCE: usize = 4;
-/// How long a guest may wait for its address: all of a crowd ask at once, and a Linux driver domain ties their vifs to the
-/// bridge one after the other.
-const ADDRESS_LIMIT: Duration = Duration::from_secs(180);
-
-/// The machine with everyone on it.
-#[derive(Debug)]
-pub struct GrowthBed {
-    /// Xen and Dom0.
-    pub machine: Machine,
-    /// The contenders.
-    pub crowds: Vec<Crowd>,
-}
+/// The configuration of a Linux driver domain.
+pub(super) const LINUX: &str = "/root/xl/linux-driver-domain.cfg";
 
 /// A driver domain and its guests.
-#[derive(Debug)]
-pub struct Crowd {
+pub trait Crowd {
     /// Whose.
-    pub contender: Contender,
-    /// What its card is plugged into.
-    pub wire: Wire,
-    /// The driver domain.
-    pub domain: DriverDomain,
-    /// Those that take part.
-    pub guests: Vec<Guest>,
-    /// One more, which only pings.
-    pub watcher: Guest,
-}
+    fn contender(&self) -> Contender;
 
-impl GrowthBed {
-    /// Boots the machine and everyone on it.
+    /// Loads the first `count` guests.
     ///
     /// # Errors
-    /// Someone did not come up.
-    pub fn set_up(config: &BedConfig) -> Result<Self> {
-        std::fs::create_dir_all(&config.logs).doing("creating the log folder")?;
-        let stock = config.logs.join("stock.cpio");
-        ramdisk::write(&images(&config.xen).join("guest.cpio"), &config.load, &stock)?;
-        let (machine, wires) = boot(config, MACHINE_MIB, files(config, &stock))?;
-        let _ = std::fs::remove_file(&stock);
-        let mut crowds = Vec::new();
-        for ((wire, nic), contender) in wires.into_iter().zip(config.contenders) {
-            let crowd = Crowd::set_up(&machine.dom0, *contender, wire, &nic);
-            crowds.push(crowd.doing(format!("setting up {}", contender.name()))?);
-        }
-        Ok(Self { machine, crowds })
-    }
+    /// A guest did not take part.
+    fn measure(&self, count: usize, load: Load) -> Result<Seen>;
 }
 
-impl Crowd {
-    fn set_up(dom0: &Dom0, contender: Contender, wire: Wire, nic: &Nic) -> Result<Self> {
-        dom0.check(&format!("xl pci-assignable-add {}", nic.bdf()), XL_LIMIT)?;
-        let linux = contender == Contender::Linux;
-        let (name, config) = if linux { ("linuxdom", LINUX) } else { ("netdom", OURS) };
-        let domain = DriverDomain::create(dom0, name, config, &nic.bdf())?;
-        let [_, _, network, _] = wire.config.address.octets();
-        if linux {
-            // Its loop is needed for each new vif, and slows everyone's boot.
-            domain.calm()?;
-        }
-        let mut guests = create(dom0, contender, name, network)?;
-        if linux {
-            domain.resume()?;
-        }
-        for guest in &guests {
-            guest.address("eth0", ADDRESS_LIMIT).doing(format!("{}'s DHCP", guest.name))?;
-        }
-        if linux {
-            domain.calm()?;
-        }
-        let watcher = guests.pop().ok_or_else(|| Failure::new("no guests"))?;
-        println!("    {} has its {CROWD} guests", contender.name());
-        Ok(Self { contender, wire, domain, guests, watcher })
-    }
-}
-
-/// The guests of a crowd. `network` makes their MAC addresses differ from those of the others.
-fn create(dom0: &Dom0, contender: Contender, backend: &str, network: u8) -> Result<Vec<Guest>> {
-    let config = |number: u8| GuestConfig {
+/// How guest `number` of a crowd is made, without any device.
+pub(super) fn config(contender: Contender, number: u8, settings: &str) -> GuestConfig {
+    GuestConfig {
         name: format!("{}-{number}", contender.name()),
-        vifs: vec![format!("mac={},backend={backend}", mac(number, network))],
+        vifs: Vec::new(),
         memory_mib: GUEST_MIB,
-        settings: format!("'ramdisk=\"{RAMDISK}\"'"),
-        ..GuestConfig::numbered(number, backend)
-    };
-    let configs: Vec<_> = (1..=CROWD).map(config).collect();
+        settings: format!("'ramdisk=\"{RAMDISK}\"' {settings}"),
+        ..GuestConfig::numbered(number, "")
+    }
+}
+
+/// Creates guests and waits until they run commands.
+pub(super) fn create(dom0: &Dom0, configs: &[GuestConfig]) -> Result<Vec<Guest>> {
     let mut guests = Vec::new();
     for batch in configs.chunks(AT_ONCE) {
         let started = batch.iter().map(|config| Guest::start(dom0, config, "")).collect::<Result<Vec<_>>>()?;
@@ -124,15 +60,32 @@ fn create(dom0: &Dom0, contender: Contender, backend: &str, network: u8) -> Resu
     Ok(guests)
 }
 
-fn files(config: &BedConfig, stock: &Path) -> Vec<Dom0File> {
+/// The guests that take part, and the one that watches.
+pub(super) fn split(mut guests: Vec<Guest>) -> Result<(Vec<Guest>, Guest)> {
+    let watcher = guests.pop().ok_or_else(|| Failure::new("no guests"))?;
+    Ok((guests, watcher))
+}
+
+/// Makes the guests' initramfs, of the generator at `load`, in the folder `logs`.
+pub(super) fn write_ramdisk(xen: &str, load: &Path, logs: &Path) -> Result<std::path::PathBuf> {
+    std::fs::create_dir_all(logs).doing("creating the log folder")?;
+    let stock = logs.join("stock.cpio");
+    ramdisk::write(&images(xen).join("guest.cpio"), load, &stock)?;
+    Ok(stock)
+}
+
+/// What Dom0 needs to start guests and driver domains, ours of `image` with the configuration called `config`.
+pub(super) fn files(image: &Path, config: &str, stock: &Path, load: &Path) -> Vec<Dom0File> {
     let copy = |path: &str, from: &Path| Dom0File { path: path.into(), content: Content::CopyOf(from.into()) };
+    let name = image.file_name().unwrap_or_default().to_string_lossy();
+    let xl = |name: &str| copy(&format!("/root/xl/{name}"), &Path::new("images/xl").join(name));
     vec![
-        copy("/root/netback-dom", &config.image),
+        copy(&format!("/root/{name}"), image),
         copy(RAMDISK, stock),
-        copy(LOAD, &config.load),
-        copy("/root/xl/netback-dom.cfg", Path::new("images/xl/netback-dom.cfg")),
-        copy("/root/xl/linux-driver-domain.cfg", Path::new("images/xl/linux-driver-domain.cfg")),
-        copy("/root/xl/guest.cfg", Path::new("images/xl/guest.cfg")),
+        copy(LOAD, load),
+        xl(config),
+        xl("linux-driver-domain.cfg"),
+        xl("guest.cfg"),
     ]
 }
 

@@ -2,10 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::super::network::Direction;
 use super::super::samples::{Contender, float};
 use super::report::{GrowthReport, throughput};
-use super::{COUNTS, DIRECTIONS, Point, word};
+use super::{COUNTS, Kind, Load, Point};
 
 const WIDTH: f64 = 300.0;
 const HEIGHT: f64 = 200.0;
@@ -18,8 +17,8 @@ const LINES: [(Contender, &str, &str); 2] =
 /// The whole picture.
 pub(super) fn svg(report: &GrowthReport) -> String {
     let most = report.points.iter().map(Point::throughput).fold(1.0, f64::max);
-    let throughputs = Axes { left: LEFT[0], top: most * 1.1, title: "Mbit/s of all guests" };
-    let fairness = Axes { left: LEFT[1], top: 1.0, title: "fairness (Jain's index)" };
+    let throughputs = Axes { left: LEFT[0], top: most * 1.1, title: format!("{} of all guests", report.kind.rate) };
+    let fairness = Axes { left: LEFT[1], top: 1.0, title: "fairness (Jain's index)".into() };
     let mut text = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"320\" font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"760\" height=\"320\" fill=\"white\"/>\n<text x=\"10\" y=\"18\">{}</text>\n",
@@ -34,20 +33,21 @@ pub(super) fn svg(report: &GrowthReport) -> String {
         fairness.left
     );
     for (contender, _, colour) in LINES {
-        for direction in DIRECTIONS {
-            text.push_str(&throughputs.line(report, contender, direction, colour, throughput));
-            text.push_str(&fairness.line(report, contender, direction, colour, |point| point.seen.fairness));
+        for (load, dashes) in drawn(&report.kind) {
+            let line = Line { report, contender, load, colour, dashes };
+            text.push_str(&throughputs.line(line, throughput));
+            text.push_str(&fairness.line(line, |point| point.seen.fairness));
         }
     }
-    text + &legend() + "</svg>\n"
+    text + &legend(&report.kind) + "</svg>\n"
 }
 
 /// One plot: where it stands, and the value at its top; 0 is at its bottom.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Axes {
     left: f64,
     top: f64,
-    title: &'static str,
+    title: String,
 }
 
 impl Axes {
@@ -83,51 +83,48 @@ impl Axes {
         text
     }
 
-    /// What was measured of one contender: out is drawn through, in is dashed.
-    fn line(
-        &self,
-        report: &GrowthReport,
-        contender: Contender,
-        direction: Direction,
-        colour: &str,
-        quantity: fn(&Point) -> Option<f64>,
-    ) -> String {
+    /// What was measured of one contender under one load.
+    fn line(&self, line: Line<'_>, quantity: fn(&Point) -> Option<f64>) -> String {
+        let Line { report, contender, load, colour, dashes } = line;
         let mut places = String::new();
         let mut dots = String::new();
         for (index, guests) in (0..).zip(COUNTS) {
-            if let Some(value) = report.median(contender, direction, guests, quantity) {
+            if let Some(value) = report.median(contender, load, guests, quantity) {
                 let (x, y) = (self.x(index), self.y(value));
                 let _ = write!(places, "{x:.1},{y:.1} ");
                 let _ = write!(dots, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>");
             }
         }
-        format!(
-            "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\"{}/>{dots}\n",
-            places.trim_end(),
-            dashes(direction)
-        )
+        format!("<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\"{dashes}/>{dots}\n", places.trim_end())
     }
 }
 
-fn dashes(direction: Direction) -> &'static str {
-    match direction {
-        Direction::Out => "",
-        Direction::In => " stroke-dasharray=\"6 3\"",
-    }
+/// Whose line, and what it looks like.
+#[derive(Debug, Clone, Copy)]
+struct Line<'a> {
+    report: &'a GrowthReport,
+    contender: Contender,
+    load: Load,
+    colour: &'static str,
+    dashes: &'static str,
 }
 
-fn legend() -> String {
+/// The loads: the first is drawn through, the second is dashed.
+fn drawn(kind: &Kind) -> impl Iterator<Item = (Load, &'static str)> {
+    kind.loads.into_iter().zip(["", " stroke-dasharray=\"6 3\""])
+}
+
+fn legend(kind: &Kind) -> String {
     let mut text = String::from("<text x=\"60\" y=\"284\">guests at once</text>\n");
     let mut x = LEFT[0];
     for (_, name, colour) in LINES {
-        for direction in DIRECTIONS {
+        for (load, dashes) in drawn(kind) {
             let (end, words) = (x + 30.0, x + 36.0);
             let _ = writeln!(
                 text,
-                "<line x1=\"{x}\" x2=\"{end}\" y1=\"304\" y2=\"304\" stroke=\"{colour}\"{}/>\
+                "<line x1=\"{x}\" x2=\"{end}\" y1=\"304\" y2=\"304\" stroke=\"{colour}\"{dashes}/>\
                  <text x=\"{words}\" y=\"308\">{name}, {}</text>",
-                dashes(direction),
-                word(direction),
+                load.word(),
             );
             x += 120.0;
         }
@@ -142,7 +139,7 @@ mod tests {
 
     #[test]
     fn values_stand_where_the_axes_say() {
-        let axes = Axes { left: 100.0, top: 2.0, title: "t" };
+        let axes = Axes { left: 100.0, top: 2.0, title: "t".into() };
         assert_eq!((axes.y(0.0), axes.y(2.0)), (BOTTOM, BOTTOM - HEIGHT));
         assert!(axes.x(4) < axes.left + WIDTH, "the last count lies within");
     }

@@ -4,9 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use super::super::network::Direction;
 use super::super::samples::{Contender, percentile};
-use super::{COUNTS, DIRECTIONS, Point, plot, word};
+use super::{COUNTS, Kind, Load, Point, plot};
 use crate::failure::{Doing, Result};
 
 /// The least Jain's index that our domain is to have with the most guests.
@@ -21,6 +20,8 @@ pub struct GrowthReport {
     pub command: String,
     /// The aim for our fairness with the most guests.
     pub aim_fairness: f64,
+    /// What was measured, and in what units.
+    pub kind: Kind,
     /// What was measured.
     pub points: Vec<Point>,
 }
@@ -39,28 +40,33 @@ impl GrowthReport {
     pub fn markdown(&self) -> String {
         let mut text = format!(
             "# {}\n\nMade by `{}`. Medians of the rounds. Throughput is of all guests together, fairness is Jain's index over \
-             them (with {} guests ours is to be ≥ {}), and ping is of one more guest at the same time.\n\n\
-             | TCP | guests | Mbit/s, ours | Linux | ours to Linux's | fairness, ours | Linux | CPU s/GiB, ours | Linux | \
-             ping ms, ours | Linux | KiB in use, ours |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
+             them (with {} guests ours is to be ≥ {}), and the {} is of one more guest at the same time. The load: {}.\n\n\
+             | load | guests | {}, ours | Linux | ours to Linux's | fairness, ours | Linux | CPU {}, ours | Linux | \
+             {}, ours | Linux | KiB in use, ours |\n|---|---|---|---|---|---|---|---|---|---|---|---|\n",
             self.title,
             self.command,
             most(),
-            self.aim_fairness
+            self.aim_fairness,
+            self.kind.latency,
+            self.kind.work,
+            self.kind.rate,
+            self.kind.cpu,
+            self.kind.latency,
         );
-        for (direction, guests) in DIRECTIONS.iter().flat_map(|direction| COUNTS.map(|guests| (*direction, guests))) {
-            text.push_str(&self.line(direction, guests));
+        for (load, guests) in self.kind.loads.iter().flat_map(|load| COUNTS.map(|guests| (*load, guests))) {
+            text.push_str(&self.line(load, guests));
         }
         text
     }
 
-    fn line(&self, direction: Direction, guests: usize) -> String {
-        let of = |contender, quantity| self.median(contender, direction, guests, quantity);
+    fn line(&self, load: Load, guests: usize) -> String {
+        let of = |contender, quantity| self.median(contender, load, guests, quantity);
         let (ours, linux) = (Contender::Bulkhead, Contender::Linux);
         let (throughput, theirs) = (of(ours, throughput), of(linux, throughput));
         let fair = of(ours, |point| point.seen.fairness);
         let missed = guests == most() && fair.is_some_and(|fair| fair < self.aim_fairness);
         let mark = if missed { "**" } else { "" };
-        let mut text = format!("| {} | {guests} |", word(direction));
+        let mut text = format!("| {} | {guests} |", load.word());
         for (value, digits) in
             [(throughput, 0), (theirs, 0), (throughput.zip(theirs).map(|(ours, theirs)| ours / theirs), 2)]
         {
@@ -69,10 +75,10 @@ impl GrowthReport {
         text.push_str(&cell(fair, 3, mark));
         for (value, digits) in [
             (of(linux, |point| point.seen.fairness), 3),
-            (of(ours, |point| point.seen.cpu_per_gib), 2),
-            (of(linux, |point| point.seen.cpu_per_gib), 2),
-            (of(ours, |point| point.seen.ping_ms), 2),
-            (of(linux, |point| point.seen.ping_ms), 2),
+            (of(ours, |point| point.seen.cpu), 2),
+            (of(linux, |point| point.seen.cpu), 2),
+            (of(ours, |point| point.seen.latency), 2),
+            (of(linux, |point| point.seen.latency), 2),
             (of(ours, |point| point.seen.memory_used_kib), 0),
         ] {
             text.push_str(&cell(value, digits, ""));
@@ -90,12 +96,11 @@ impl GrowthReport {
     pub(super) fn median(
         &self,
         contender: Contender,
-        direction: Direction,
+        load: Load,
         guests: usize,
         quantity: fn(&Point) -> Option<f64>,
     ) -> Option<f64> {
-        let wanted =
-            |point: &&Point| (point.contender, point.direction, point.guests) == (contender, direction, guests);
+        let wanted = |point: &&Point| (point.contender, point.load, point.guests) == (contender, load, guests);
         let values: Vec<f64> = self.points.iter().filter(wanted).filter_map(quantity).collect();
         percentile(&values, 50)
     }
@@ -124,17 +129,17 @@ fn cell(value: Option<f64>, digits: usize, mark: &str) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use super::super::Seen;
+    use super::super::{NETWORK, STORAGE, Seen};
     use super::*;
 
     pub(in super::super) fn point(contender: Contender, guests: usize, rates: &[f64], fairness: f64) -> Point {
-        let (rates, fairness, cpu_per_gib) = (rates.to_vec(), Some(fairness), Some(1.25));
-        let seen = Seen { rates, fairness, cpu_per_gib, ping_ms: None, memory_used_kib: None };
-        Point { round: 0, contender, guests, direction: Direction::Out, seen }
+        let (rates, fairness, cpu) = (rates.to_vec(), Some(fairness), Some(1.25));
+        let seen = Seen { rates, fairness, cpu, latency: None, memory_used_kib: None };
+        Point { round: 0, contender, guests, load: Load::Out, seen }
     }
 
     pub(in super::super) fn report(points: Vec<Point>) -> GrowthReport {
-        GrowthReport { title: "t".into(), command: "c".into(), aim_fairness: 0.95, points }
+        GrowthReport { title: "t".into(), command: "c".into(), aim_fairness: 0.95, kind: NETWORK, points }
     }
 
     #[test]
@@ -158,15 +163,22 @@ pub(super) mod tests {
         let text = report(Vec::new()).markdown();
         let bars = |line: &str| line.matches('|').count();
         let table: Vec<_> = text.lines().filter(|line| line.starts_with('|')).collect();
-        assert_eq!(table.len(), 2 + COUNTS.len() * DIRECTIONS.len());
+        assert_eq!(table.len(), 2 + COUNTS.len() * NETWORK.loads.len());
         assert!(table.iter().all(|line| bars(line) == 13), "{text}");
+    }
+
+    #[test]
+    fn storage_has_its_own_loads_and_units() {
+        let text = GrowthReport { kind: STORAGE, ..report(Vec::new()) }.markdown();
+        assert!(text.contains("| load | guests | requests/s, ours |"), "{text}");
+        assert!(text.contains("| read | 16 |") && !text.contains("| out |"), "{text}");
     }
 
     #[test]
     fn rounds_make_a_median() {
         let points = [1.0, 9.0, 4.0].map(|rate| point(Contender::Linux, 4, &[rate], 1.0));
         let report = report(points.to_vec());
-        assert_eq!(report.median(Contender::Linux, Direction::Out, 4, throughput), Some(4.0));
-        assert_eq!(report.median(Contender::Linux, Direction::In, 4, throughput), None);
+        assert_eq!(report.median(Contender::Linux, Load::Out, 4, throughput), Some(4.0));
+        assert_eq!(report.median(Contender::Linux, Load::In, 4, throughput), None);
     }
 }
