@@ -141,23 +141,34 @@ pub fn datagrams_in(station: &Station, window: Duration) -> Result<f64> {
     // QEMU keeps what a card has no room for, so overload shows as delay first: what counts is that the packets of
     // the window come within the window. A short burst tells where to look.
     let capacity = offer(station, 1000, 50_000)?.rate;
-    let mut best = None;
-    let mut failures = 0_u32;
-    let mut factor = 0.6_f64;
-    while failures < 2 && factor < 4.0 {
+    let kept_up = |factor: f64| -> Result<Option<f64>> {
         let wanted = capacity * factor;
-        let per_second = whole(wanted);
-        let count = whole(wanted * window.as_secs_f64());
-        let arrival = offer(station, count, per_second)?;
-        if arrival.part >= 0.99 && arrival.rate >= wanted * 0.985 {
-            best = Some(arrival.rate);
-            failures = 0;
-        } else {
-            failures = failures.saturating_add(1);
-        }
-        factor *= 1.12;
+        let arrival = offer(station, whole(wanted * window.as_secs_f64()), whole(wanted))?;
+        Ok(Some(arrival.rate).filter(|rate| arrival.part >= 0.99 && *rate >= wanted * 0.985))
+    };
+    highest(kept_up)?.ok_or_else(|| Failure::new("more than 1 % of the datagrams were lost at every rate"))
+}
+
+/// The result of the highest factor that gives one, of a ladder that is left after two failures above the best rung.
+///
+/// # Errors
+/// Those of `attempt`.
+fn highest(mut attempt: impl FnMut(f64) -> Result<Option<f64>>) -> Result<Option<f64>> {
+    let mut factor = 0.6_f64;
+    let mut best = attempt(factor)?;
+    while best.is_none() && factor > 0.1 {
+        factor /= 1.25;
+        best = attempt(factor)?;
     }
-    best.ok_or_else(|| Failure::new("more than 1 % of the datagrams were lost at every rate"))
+    let mut failures = u32::from(best.is_none()).saturating_mul(2);
+    while failures < 2 && factor < 4.0 {
+        factor *= 1.12;
+        match attempt(factor)? {
+            None => failures = failures.saturating_add(1),
+            better => (best, failures) = (better, 0),
+        }
+    }
+    Ok(best)
 }
 
 /// A whole number, at least 1.
@@ -213,4 +224,40 @@ pub fn ping(station: &Station, loaded: bool) -> Result<(f64, f64)> {
 #[must_use]
 pub fn round_trips(said: &str) -> Vec<f64> {
     said.lines().filter_map(|line| line.split_once("time=")?.1.split_whitespace().next()?.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is found if everything up to `limit` is kept up with, and how many attempts that takes.
+    fn found(limit: f64) -> (Option<f64>, u32) {
+        let mut attempts = 0;
+        let best = highest(|factor| {
+            attempts += 1;
+            Ok(Some(factor).filter(|factor| *factor <= limit))
+        });
+        (best.unwrap(), attempts)
+    }
+
+    #[test]
+    fn the_highest_rate_is_found_from_below_and_from_above() {
+        for limit in [0.15, 0.3, 0.59, 0.6, 0.8, 1.0, 2.5] {
+            let (best, attempts) = found(limit);
+            let best = best.unwrap();
+            assert!(best <= limit && best * 1.12 > limit * 0.999, "{best} for {limit}");
+            assert!(attempts < 20, "{attempts} attempts for {limit}");
+        }
+        assert_eq!(found(0.01).0, None);
+    }
+
+    #[test]
+    fn one_bad_window_does_not_end_the_search() {
+        let mut attempts = 0;
+        let best = highest(|factor| {
+            attempts += 1;
+            Ok(Some(factor).filter(|factor| attempts != 2 && *factor <= 1.0))
+        });
+        assert!(best.unwrap().unwrap() > 0.9);
+    }
 }
