@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::metrics::{MEMORY, START};
+use super::metrics::{MEMORY, START, START_INSIDE};
 use super::network::value;
 use super::samples::{Contender, Samples};
 use super::work::{Work, sum};
@@ -22,6 +22,8 @@ pub struct DriverDomain {
     pub name: &'static str,
     /// Seconds from the start of `xl create` until it served or, a Linux one, ran commands.
     start_seconds: f64,
+    /// Of those, from its first moment on, by its own clock.
+    inside_seconds: f64,
     /// Its memory in MiB.
     memory_mib: f64,
     linux: bool,
@@ -51,7 +53,19 @@ impl DriverDomain {
         if linux {
             dom0.check("sleep 2", XL_LIMIT)?;
         }
-        Ok(Self { name, start_seconds, memory_mib, linux, dom0: dom0.clone() })
+        let domain = Self { name, start_seconds, inside_seconds: 0.0, memory_mib, linux, dom0: dom0.clone() };
+        Ok(Self { inside_seconds: domain.inside_seconds()?, ..domain })
+    }
+
+    /// The time of its own log at which it was up.
+    fn inside_seconds(&self) -> Result<f64> {
+        let said = if self.linux {
+            let script = "dmesg | sed -n 's/^\\[ *\\([0-9.]*\\)\\] init: boot done.*/\\1/p'";
+            Guest::join(&self.dom0, self.name)?.check(script, COMMAND_LIMIT)?
+        } else {
+            self.dom0.check(&format!("awk '/serving;/ {{ print $1; exit }}' {}", console_log(self.name)), XL_LIMIT)?
+        };
+        said.trim().parse().doing(format!("{}'s time at which it was up, in {said:?}", self.name))
     }
 
     /// Commands in Dom0.
@@ -63,6 +77,7 @@ impl DriverDomain {
     /// Notes what is known since its start.
     pub fn note_costs(&self, contender: Contender, samples: &mut Samples) {
         samples.add(START, contender, self.start_seconds);
+        samples.add(START_INSIDE, contender, self.inside_seconds);
         samples.add(MEMORY, contender, self.memory_mib);
     }
 

@@ -55,6 +55,8 @@ metrics! {
     CPU_PER_PACKET: "driver domain's CPU per small packet", "µs", less, linux 0.25;
     /// From the start of `xl create` until the driver domain says that it serves or, a Linux one, runs commands.
     START: "xl create to serving", "s", less, linux 0.05;
+    /// Of that, from the domain's first moment on, by its own clock, waiting for Dom0 and the device included.
+    START_INSIDE: "the part of it after the domain's first moment", "s", less;
     /// What it was given.
     MEMORY: "memory of the driver domain", "MiB", less, linux 0.0625;
     /// 4 KiB anywhere on the disk.
@@ -76,7 +78,11 @@ metrics! {
     /// The same.
     WRITE_1: "random write, depth 1", "requests/s", more, linux 3.0, bare 0.85;
     /// The same.
+    WRITE_8: "random write, depth 8", "requests/s", more, bare 0.85;
+    /// The same.
     WRITE_32: "random write, depth 32", "requests/s", more, linux 1.8, bare 0.85;
+    /// The same.
+    WRITE_64: "random write, depth 64", "requests/s", more, bare 0.85;
     /// 70 reads to 30 writes.
     MIXED_32: "random 70/30, depth 32", "requests/s", more, linux 1.8, bare 0.85;
     /// Each write is flushed.
@@ -91,6 +97,10 @@ metrics! {
     SEQ_1M: "sequential read 1 MiB, depth 4", "requests/s", more, bare 0.85;
     /// One after the other.
     SEQ_WRITE: "sequential write 128 KiB, depth 4", "requests/s", more, linux 2.8, bare 0.85;
+    /// One after the other.
+    SEQ_WRITE_4K: "sequential write 4 KiB, depth 4", "requests/s", more, bare 0.85;
+    /// One after the other.
+    SEQ_WRITE_1M: "sequential write 1 MiB, depth 4", "requests/s", more, bare 0.85;
     /// The driver domain's CPU time by the requests of all measurements.
     CPU_PER_REQUEST: "driver domain's CPU per request", "µs", less, linux 0.25;
 }

@@ -21,14 +21,22 @@ const ALL: &[Measure<DiskPlace>] = &[
     }),
     Measure("random read, depth 64", |p| Some(rate(p, m::READ_64, "--depth 64"))),
     Measure("random write, depth 1", |p| Some(rate(p, m::WRITE_1, "--depth 1 --reads 0"))),
+    Measure("random write, depth 8", |p| Some(rate(p, m::WRITE_8, "--depth 8 --reads 0"))),
     Measure("random write, depth 32", |p| Some(rate(p, m::WRITE_32, "--depth 32 --reads 0"))),
+    Measure("random write, depth 64", |p| Some(rate(p, m::WRITE_64, "--depth 64 --reads 0"))),
     Measure("mixed 70/30, depth 32", |p| Some(rate(p, m::MIXED_32, "--depth 32 --reads 70"))),
     Measure("write and flush", |p| Some(rate(p, m::FLUSH, "--depth 1 --reads 0 --flush"))),
-    Measure("sequential 4 KiB", |p| Some(rate(p, m::SEQ_4K, "--depth 4 --sequential"))),
-    Measure("sequential 32 KiB", |p| Some(rate(p, m::SEQ_32K, "--depth 4 --sequential --block 32768"))),
-    Measure("sequential 128 KiB", |p| Some(rate(p, m::SEQ_128K, "--depth 4 --sequential --block 131072"))),
-    Measure("sequential 1 MiB", |p| Some(rate(p, m::SEQ_1M, "--depth 4 --sequential --block 1048576"))),
-    Measure("sequential write", |p| Some(rate(p, m::SEQ_WRITE, "--depth 4 --sequential --block 131072 --reads 0"))),
+    Measure("sequential read 4 KiB", |p| Some(rate(p, m::SEQ_4K, "--depth 4 --sequential"))),
+    Measure("sequential read 32 KiB", |p| Some(rate(p, m::SEQ_32K, "--depth 4 --sequential --block 32768"))),
+    Measure("sequential read 128 KiB", |p| Some(rate(p, m::SEQ_128K, "--depth 4 --sequential --block 131072"))),
+    Measure("sequential read 1 MiB", |p| Some(rate(p, m::SEQ_1M, "--depth 4 --sequential --block 1048576"))),
+    Measure("sequential write 4 KiB", |p| Some(rate(p, m::SEQ_WRITE_4K, "--depth 4 --sequential --reads 0"))),
+    Measure("sequential write 128 KiB", |p| {
+        Some(rate(p, m::SEQ_WRITE, "--depth 4 --sequential --block 131072 --reads 0"))
+    }),
+    Measure("sequential write 1 MiB", |p| {
+        Some(rate(p, m::SEQ_WRITE_1M, "--depth 4 --sequential --block 1048576 --reads 0"))
+    }),
 ];
 
 fn rate(place: &DiskPlace, metric: Metric, options: &str) -> Measured {
