@@ -12,7 +12,7 @@ use super::Span;
 
 const PAGE: u32 = 4096;
 /// Most device commands of one command.
-pub(crate) const MAX_PIECES: usize = 32;
+pub const MAX_PIECES: usize = 32;
 
 /// A position in a list of spans.
 #[derive(Clone, Copy)]
@@ -71,20 +71,20 @@ const fn page_offset(maddr: Maddr) -> u32 {
 
 /// What a device lets one command do.
 #[derive(Clone, Copy)]
-pub(crate) struct Limits {
+pub struct Limits {
     /// Most bytes; a multiple of a page and of a block.
-    pub(crate) bytes: u32,
+    pub bytes: u32,
     /// Bytes of a logical block.
-    pub(crate) block: u32,
+    pub block: u32,
     /// Whether it takes pages.
-    pub(crate) pages: bool,
+    pub pages: bool,
     /// Most segments; 0 if it takes none.
-    pub(crate) segments: usize,
+    pub segments: usize,
 }
 
 /// How memory is described.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Form {
+pub enum Form {
     /// As pages: an offset in the first, an early end of the last.
     Pages,
     /// As segments.
@@ -93,19 +93,19 @@ pub(crate) enum Form {
 
 /// A part of the data that one command moves.
 #[derive(Clone, Copy)]
-pub(crate) struct Piece<'a> {
+pub struct Piece<'a> {
     start: Cursor<'a>,
-    /// Length.
-    pub(crate) bytes: u32,
+    /// Length in bytes.
+    pub bytes: u32,
     /// How it is described.
-    pub(crate) form: Form,
+    pub form: Form,
     /// How many pages or segments.
-    pub(crate) parts: usize,
+    pub parts: usize,
 }
 
 impl Piece<'_> {
-    /// Its pages or segments: where, and how long.
-    pub(crate) fn fragments(&self) -> impl Iterator<Item = (Maddr, u32)> {
+    /// Its pages or segments: where, and how many bytes.
+    pub fn fragments(&self) -> impl Iterator<Item = (Maddr, u32)> {
         fragments(self.start, self.bytes, self.form)
     }
 }
@@ -117,33 +117,63 @@ pub(crate) struct Cutter<'a> {
     limits: Limits,
 }
 
-impl Cutter<'_> {
-    /// How many bytes from the cursor on can be described as pages.
-    fn page_run(&self) -> u32 {
-        let (mut at, mut bytes) = (self.at, 0_u32);
+/// How far one form reaches from a cursor.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    bytes: u32,
+    /// Pages or segments.
+    parts: usize,
+    /// What is behind it.
+    end: Cursor<'a>,
+}
+
+impl<'a> Run<'a> {
+    const fn empty(at: Cursor<'a>) -> Self {
+        Self { bytes: 0, parts: 0, end: at }
+    }
+
+    const fn with(self, len: u32, end: Cursor<'a>) -> Self {
+        Self { bytes: self.bytes.saturating_add(len), parts: self.parts.saturating_add(1), end }
+    }
+}
+
+impl<'a> Cutter<'a> {
+    /// What can be described as pages from the cursor on.
+    fn page_run(&self) -> Run<'a> {
+        let mut run = Run::empty(self.at);
         let mut page_ended = true;
-        while let Some((maddr, len)) = at.next(self.limits.bytes.saturating_sub(bytes), Cut::Page) {
-            if bytes > 0 && (!page_ended || page_offset(maddr) != 0) {
+        loop {
+            let mut at = run.end;
+            let Some((maddr, len)) = at.next(self.limits.bytes.saturating_sub(run.bytes), Cut::Page) else { break };
+            if run.bytes > 0 && (!page_ended || page_offset(maddr) != 0) {
                 break;
             }
-            bytes = bytes.saturating_add(len);
+            run = run.with(len, at);
             page_ended = page_offset(maddr.wrapping_add(len.into())) == 0;
         }
-        self.whole_blocks(bytes)
+        self.whole_blocks(run, Form::Pages)
     }
 
-    /// How many bytes from the cursor on can be described as segments.
-    fn segment_run(&self) -> u32 {
-        let (mut at, mut bytes) = (self.at, 0_u32);
+    /// What can be described as segments from the cursor on.
+    fn segment_run(&self) -> Run<'a> {
+        let mut run = Run::empty(self.at);
         for _ in 0..self.limits.segments {
-            let Some((_, len)) = at.next(self.limits.bytes.saturating_sub(bytes), Cut::Span) else { break };
-            bytes = bytes.saturating_add(len);
+            let mut at = run.end;
+            let Some((_, len)) = at.next(self.limits.bytes.saturating_sub(run.bytes), Cut::Span) else { break };
+            run = run.with(len, at);
         }
-        self.whole_blocks(bytes)
+        self.whole_blocks(run, Form::Segments)
     }
 
-    fn whole_blocks(&self, bytes: u32) -> u32 {
-        bytes.saturating_sub(bytes.checked_rem(self.limits.block).unwrap_or(bytes))
+    /// As much of a run as is whole blocks.
+    fn whole_blocks(&self, run: Run<'a>, form: Form) -> Run<'a> {
+        let over = run.bytes.checked_rem(self.limits.block).unwrap_or(run.bytes);
+        if over == 0 {
+            return run;
+        }
+        let (bytes, mut end) = (run.bytes.saturating_sub(over), self.at);
+        end.skip(bytes);
+        Run { bytes, parts: fragments(self.at, bytes, form).count(), end }
     }
 }
 
@@ -151,17 +181,16 @@ impl<'a> Iterator for Cutter<'a> {
     type Item = Piece<'a>;
 
     fn next(&mut self) -> Option<Piece<'a>> {
-        let pages = if self.limits.pages { self.page_run() } else { 0 };
+        let nothing = Run::empty(self.at);
+        let pages = if self.limits.pages { self.page_run() } else { nothing };
         // A controller that takes both is tuned for pages: segments only if that saves a command.
-        let segments = if pages < self.limits.bytes { self.segment_run() } else { 0 };
-        let (form, bytes) = if segments > pages { (Form::Segments, segments) } else { (Form::Pages, pages) };
-        if bytes == 0 {
+        let segments = if pages.bytes < self.limits.bytes { self.segment_run() } else { nothing };
+        let (form, run) = if segments.bytes > pages.bytes { (Form::Segments, segments) } else { (Form::Pages, pages) };
+        if run.bytes == 0 {
             return None;
         }
-        let start = self.at;
-        self.at.skip(bytes);
-        let parts = fragments(start, bytes, form).count();
-        Some(Piece { start, bytes, form, parts })
+        let start = core::mem::replace(&mut self.at, run.end);
+        Some(Piece { start, bytes: run.bytes, form, parts: run.parts })
     }
 }
 
@@ -176,7 +205,7 @@ fn fragments(start: Cursor<'_>, bytes: u32, form: Form) -> impl Iterator<Item = 
 }
 
 /// Cuts spans into the pieces that a device takes. `None` if it takes none that are made of these.
-pub(crate) fn cut<'a>(spans: &'a [Span], limits: Limits) -> Option<heapless::Vec<Piece<'a>, MAX_PIECES>> {
+pub fn cut<'a>(spans: &'a [Span], limits: Limits) -> Option<heapless::Vec<Piece<'a>, MAX_PIECES>> {
     let pieces: heapless::Vec<_, MAX_PIECES> = Cutter { at: Cursor::new(spans), limits }.take(MAX_PIECES).collect();
     let covered = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.bytes.into()));
     let wanted = spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.len.into()));

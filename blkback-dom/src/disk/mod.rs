@@ -19,7 +19,7 @@ pub mod ahci;
 mod command;
 mod describe;
 mod error;
-mod layout;
+pub mod layout;
 mod lists;
 pub mod nvme;
 mod probe;

@@ -3,6 +3,9 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use blkback_dom::disk::Span;
+use blkback_dom::disk::layout::{self, cut};
+use blkback_dom::disk::nvme::pointer::{list, pointer};
 use netback_dom::checksum::{self, Sum};
 use netback_dom::nic::MacAddress;
 use netback_dom::switch::guard::Guard;
@@ -12,7 +15,7 @@ use netback_dom::switch::{BridgeId, PortConfig, PortId, Switch, SwitchOptions, V
 use ring::BackRing;
 use ring::blkif::{Limits, Request};
 use ring::netif::{Assembled, Negotiated, Status, Tx, TxResponse, TxSlot, assemble};
-use xen_pv_rt::hyp::Instant;
+use xen_pv_rt::hyp::{Instant, Maddr};
 
 /// A case: its name, and what does so many iterations.
 pub type Case = (&'static str, fn(u32));
@@ -24,6 +27,8 @@ pub const ALL: &[Case] = &[
     ("netif: assemble a packet of four slots", assemble_large),
     ("blkif: validate a read of 11 segments", validate_read),
     ("blkif: refuse an impossible request", validate_bad),
+    ("nvme: PRP entries of 4 KiB", prp_small),
+    ("nvme: PRP entries of 128 KiB in 32 pages", prp_large),
     ("switch: forward between 32 ports, 256 addresses", forward),
     ("switch: flood", flood),
     ("checksum: sum 1500 bytes", sum_packet),
@@ -127,6 +132,27 @@ fn validate_bad(iterations: u32) {
     for _ in 0..iterations {
         let _ = black_box(Request::from_words(black_box(words)).validate(&LIMITS));
     }
+}
+
+/// Cuts pages that lie apart into commands and builds their data pointers, again and again.
+fn prp(pages: u64, iterations: u32) {
+    let limits = layout::Limits { bytes: 128 * 4096, block: 512, pages: true, segments: 0 };
+    let spans: Vec<_> =
+        (0..pages).map(|page| Span { maddr: Maddr::from_raw(page.wrapping_mul(3) << 12), len: 4096 }).collect();
+    for _ in 0..iterations {
+        for piece in cut(black_box(&spans), limits).iter().flatten() {
+            black_box(pointer(piece, Maddr::from_raw(1 << 30)));
+            black_box(list(piece).fold(0_u64, u64::wrapping_add));
+        }
+    }
+}
+
+fn prp_small(iterations: u32) {
+    prp(1, iterations);
+}
+
+fn prp_large(iterations: u32) {
+    prp(32, iterations);
 }
 
 fn address(port: u16, number: u8) -> MacAddress {

@@ -15,7 +15,7 @@ mod admin;
 mod command;
 mod identify;
 mod io;
-mod pointer;
+pub mod pointer;
 mod queue;
 mod recover;
 mod regs;

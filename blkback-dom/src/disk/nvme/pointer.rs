@@ -15,11 +15,13 @@ pub(super) const MAX_SEGMENTS: usize = LIST_WORDS / 2;
 
 /// What goes into the data pointer of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct DataPointer {
-    pub(super) first: u64,
-    pub(super) second: u64,
+pub struct DataPointer {
+    /// PRP entry 1, or the first half of an SGL descriptor.
+    pub first: u64,
+    /// PRP entry 2, or the second half.
+    pub second: u64,
     /// Whether it is an SGL descriptor.
-    pub(super) sgl: bool,
+    pub sgl: bool,
 }
 
 /// An SGL descriptor's second half: length and type in the topmost byte.
@@ -35,7 +37,7 @@ const LAST_SEGMENT: u8 = 0x30;
 const DESCRIPTOR: u32 = 16;
 
 /// Whether a command for it takes a list.
-pub(super) fn needs_list(piece: &Piece<'_>) -> bool {
+pub fn needs_list(piece: &Piece<'_>) -> bool {
     match piece.form {
         Form::Pages => piece.parts > 2,
         Form::Segments => piece.parts > 1,
@@ -43,7 +45,7 @@ pub(super) fn needs_list(piece: &Piece<'_>) -> bool {
 }
 
 /// The data pointer; `list` is where the list will be, if it needs one.
-pub(super) fn pointer(piece: &Piece<'_>, list: Maddr) -> DataPointer {
+pub fn pointer(piece: &Piece<'_>, list: Maddr) -> DataPointer {
     let mut parts = piece.fragments();
     let (first, len) = parts.next().unwrap_or((Maddr::from_raw(0), 0));
     let second = parts.next().map_or(0, |(maddr, _)| maddr.into_raw());
@@ -60,7 +62,7 @@ pub(super) fn pointer(piece: &Piece<'_>, list: Maddr) -> DataPointer {
 }
 
 /// The words of its list.
-pub(super) fn list(piece: &Piece<'_>) -> impl Iterator<Item = u64> {
+pub fn list(piece: &Piece<'_>) -> impl Iterator<Item = u64> {
     let sgl = piece.form == Form::Segments;
     // The first page is in the command itself.
     piece.fragments().skip(usize::from(!sgl)).flat_map(move |(maddr, len)| {
