@@ -32,9 +32,14 @@ impl<H: Hypervisor> Control<H> {
         Ok(Self { ring: BackRing::attach(parts.ring).map_err(|_| Cause::CtrlProd)?, port: parts.port })
     }
 
+    /// Clears the pending bit. Returns whether it was set.
+    pub(super) fn clear_pending(&self, hyp: &H) -> bool {
+        hyp.take_pending(&self.port)
+    }
+
     /// Clears the pending bit, asks for an event with the next request, and looks for the last time.
     pub(super) fn arm(&self, hyp: &H) -> Result<Turn, Cause> {
-        hyp.take_pending(&self.port);
+        self.clear_pending(hyp);
         let waiting = self.ring.final_check_for_requests().map_err(|_| Cause::CtrlProd)?;
         Ok(if waiting > 0 { Turn::Busy } else { Turn::Idle })
     }
@@ -50,7 +55,7 @@ impl<H: Hypervisor> Plane<H> {
     pub(super) fn serve_control(&mut self, now: Instant) -> bool {
         let Self { vifs, hyp, memory, .. } = self;
         let mut any = false;
-        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
+        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none() && !port.idle) {
             match serve(port, hyp, memory, now) {
                 Ok(served) => any |= served,
                 Err(cause) => port.kill(0, cause),

@@ -11,6 +11,8 @@
 //!    pages to the receiver's,
 //! 6. answer everything, publish, notify each frontend at most once per event channel.
 //!
+//! A vif that was asked for an event before the domain slept is left alone until that comes, however often others wake us.
+//!
 //! Between turns nothing is outstanding: `[rsp_prod, req_prod)` of each ring is exactly what was not served.
 //!
 //! Xen: `public/io/netif.h`.
@@ -120,6 +122,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     /// Pages that wait for frontends.
     held: usize,
     next_expiry: Instant,
+    /// When every vif is looked at, event or not.
+    next_scan: Instant,
     /// What became of the last copies.
     copied: Outcome,
     /// Copy hypercalls since start.
@@ -144,6 +148,7 @@ impl<H: Hypervisor> Plane<H> {
             round: 0,
             held: 0,
             next_expiry: Instant::default(),
+            next_scan: Instant::default(),
             copied: Outcome::new(),
             hypercalls: 0,
             copies: 0,

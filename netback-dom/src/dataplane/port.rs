@@ -121,6 +121,9 @@ pub(super) struct VifPort<H: Hypervisor> {
     pub(super) allowance: Allowance,
     /// Whether packets were left when it was looked at last.
     pub(super) has_more: bool,
+    /// It has been asked for an event on all that it can do, and nothing of it waits: until one comes, its rings are
+    /// not looked at. With many vifs most are, and each ring is a cache line or two of somebody else's.
+    pub(super) idle: bool,
     /// Packets may be copied straight from its pages to another guest's. Off for good once that has failed:
     /// the receiver cannot know whose grant was bad.
     pub(super) direct: bool,
@@ -171,6 +174,7 @@ impl<H: Hypervisor> VifPort<H> {
             share: Share::default(),
             allowance: Allowance::new(parts.rate),
             has_more: false,
+            idle: false,
             direct: true,
             fault: None,
             signal: parts.signal,
@@ -178,6 +182,16 @@ impl<H: Hypervisor> VifPort<H> {
             reported: VifCounters::default(),
             next_report: Instant::default(),
         })
+    }
+
+    /// Looks at an idle vif again if an event has come, or if `anyway`.
+    pub(super) fn wake(&mut self, hyp: &H, anyway: bool) {
+        if self.idle {
+            let events = self.queues.iter().fold(0_u64, |sum, queue| sum.wrapping_add(queue.clear_pending(hyp)));
+            let control = self.control.as_ref().is_some_and(|control| control.clear_pending(hyp));
+            self.counters.events = self.counters.events.wrapping_add(events);
+            self.idle = events == 0 && !control && !anyway;
+        }
     }
 
     /// Takes the vif out of service; the control plane does the rest.

@@ -60,6 +60,7 @@ impl<H: Hypervisor> Plane<H> {
         queue.backlog.push_back(frame);
         queue.backlog_pages = queue.backlog_pages.saturating_add(pages);
         queue.backlog_bytes = queue.backlog_bytes.saturating_add(len);
+        port.idle = false;
         self.held = self.held.saturating_add(pages);
         self.pull(usize::from(vif), now);
         true
@@ -69,7 +70,7 @@ impl<H: Hypervisor> Plane<H> {
     pub(super) fn pull(&mut self, vif: usize, now: Instant) {
         let Self { vifs, rx, held, .. } = self;
         let (Some(Some(port)), Ok(number)) = (vifs.get_mut(vif), u16::try_from(vif)) else { return };
-        if port.fault.is_some() {
+        if port.fault.is_some() || port.idle {
             return;
         }
         let domid = port.frontend;
@@ -111,6 +112,7 @@ impl<H: Hypervisor> Plane<H> {
                 let ring = RingOf { vif, queue: number };
                 let source = RxSource::Direct(from);
                 let len = frame_len;
+                port.idle = false;
                 self.rx.push(RxJob { ring, domid, source, slots, parts, len, flags, extras, headroom, failed: false });
                 true
             }

@@ -13,6 +13,8 @@ use crate::vif::Cause;
 
 /// How often aged addresses are removed.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How often every vif is looked at at most, event or not: finds what an event was lost for, or not sent for.
+const SCAN_INTERVAL: Duration = Duration::from_millis(10);
 /// How soon to look again when a card had no room for a frame, or frames hold too many buffers.
 const UPLINK_RETRY: Duration = Duration::from_millis(1);
 /// How soon to look for buffers of a frontend that does not say when it posts some.
@@ -21,6 +23,7 @@ const RX_RETRY: Duration = Duration::from_millis(30);
 impl<H: Hypervisor> Plane<H> {
     /// One turn at `now`. The clock is not read here: where Xen emulates it, that is a trap.
     pub(crate) fn poll(&mut self, uplinks: &mut dyn Uplinks, now: Instant) -> Turn {
+        self.wake(now);
         self.expire(now);
         let mut busy = self.retry_uplinks(uplinks);
         busy |= self.serve_control(now);
@@ -49,7 +52,17 @@ impl<H: Hypervisor> Plane<H> {
         if busy { Turn::Busy } else { Turn::Idle }
     }
 
-    /// Gets ready to sleep: asks every frontend for an event on new work, and looks for the last time.
+    /// Looks at vifs again that have sent an event and, now and then, at all.
+    fn wake(&mut self, now: Instant) {
+        let scan = now >= self.next_scan;
+        if scan {
+            self.next_scan = now.saturating_add(SCAN_INTERVAL);
+        }
+        let Self { vifs, hyp, .. } = self;
+        vifs.iter_mut().flatten().for_each(|port| port.wake(hyp, scan));
+    }
+
+    /// Gets ready to sleep: asks every frontend that was not yet for an event on new work, and looks for the last time.
     ///
     /// [`Turn::Busy`] means that there is work already. Pending event channels are cleared first, so an event
     /// that comes in between ends the sleep at once.
@@ -57,23 +70,25 @@ impl<H: Hypervisor> Plane<H> {
         let low = self.memory.is_low();
         let Self { vifs, uplinks, hyp, .. } = self;
         let mut turn = Turn::Idle;
-        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
+        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none() && !port.idle) {
             let blocked = low || port.allowance.waits_until().is_some() || tx::is_blocked(port, uplinks);
-            let mut fault = None;
+            let (mut fault, mut idle) = (None, !blocked);
             match port.control.as_ref().map(|control| control.arm(hyp)) {
                 None | Some(Ok(Turn::Idle)) => {}
-                Some(Ok(Turn::Busy)) => turn = Turn::Busy,
+                Some(Ok(Turn::Busy)) => (turn, idle) = (Turn::Busy, false),
                 Some(Err(cause)) => fault = Some((0, cause)),
             }
             let layout = Layout { headroom: port.headroom, hashing: &port.hashing };
             for (queue, number) in port.queues.iter_mut().zip(0_u8..) {
                 port.counters.events = port.counters.events.wrapping_add(queue.clear_pending(hyp));
                 match queue.arm(blocked, &layout) {
-                    Ok(Turn::Idle) => {}
-                    Ok(Turn::Busy) => turn = Turn::Busy,
+                    // Frames that wait have a deadline.
+                    Ok(Turn::Idle) => idle &= queue.backlog.is_empty(),
+                    Ok(Turn::Busy) => (turn, idle) = (Turn::Busy, false),
                     Err(cause) => fault = Some((number, cause)),
                 }
             }
+            port.idle = idle;
             if let Some((number, cause)) = fault {
                 port.kill(number, cause);
             }
@@ -97,7 +112,7 @@ impl<H: Hypervisor> Plane<H> {
     /// Empties the queues of frontends that have stalled, and forgets aged addresses.
     fn expire(&mut self, now: Instant) {
         let Self { vifs, held, .. } = self;
-        for port in vifs.iter_mut().flatten() {
+        for port in vifs.iter_mut().flatten().filter(|port| !port.idle) {
             let mut stalled = false;
             for queue in &mut port.queues {
                 if queue.waiting_since.is_some_and(|since| now.saturating_since(since) >= rx::STALL_TIMEOUT) {
@@ -137,7 +152,7 @@ impl<H: Hypervisor> Plane<H> {
     /// Publishes responses and notifies.
     fn push(&mut self) {
         let Self { vifs, hyp, .. } = self;
-        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none()) {
+        for port in vifs.iter_mut().flatten().filter(|port| port.fault.is_none() && !port.idle) {
             for queue in &mut port.queues {
                 let sent = queue.push(hyp);
                 port.counters.notifications = port.counters.notifications.wrapping_add(sent);

@@ -41,7 +41,7 @@ impl<H: Hypervisor> Plane<H> {
                 self.next_vif = vif.saturating_add(1).checked_rem(count).unwrap_or(0);
                 if let Some(Some(port)) = self.vifs.get_mut(vif)
                     && port.fault.is_none()
-                    && (round == 0 || port.has_more)
+                    && (round == 0 && !port.idle || port.has_more)
                 {
                     let ready = !is_blocked(port, &self.uplinks);
                     port.has_more = ready && port.allowance.has_any(now);

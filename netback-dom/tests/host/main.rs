@@ -24,6 +24,7 @@ mod hostile_rx;
 mod hostile_store;
 mod hostile_tx;
 mod hostile_xenbus;
+mod idle;
 mod joined;
 mod log_lines;
 mod management;

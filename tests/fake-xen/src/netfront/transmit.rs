@@ -101,6 +101,11 @@ impl Netfront {
         }
     }
 
+    /// Publishes what was put, and notifies nobody, whatever the backend asked for.
+    pub fn publish_tx(&mut self) {
+        let _ = self.link_mut().tx.push();
+    }
+
     /// Slots that are free.
     pub fn tx_free(&self) -> u32 {
         self.link().tx.free()
