@@ -231,7 +231,7 @@ impl<H: Hypervisor + Dma> Blkback<H> {
 
     /// Whether a frontend has published a request that can be taken. Cheap, and asks for no event.
     pub fn has_requests(&self) -> bool {
-        self.devices.backend().plane.borrow().has_requests()
+        self.devices.backend().plane.borrow_mut().has_requests()
     }
 
     /// Whether a frontend may have published a few requests without waking us, since answers of its disks are expected.

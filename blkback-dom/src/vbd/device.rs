@@ -79,6 +79,9 @@ pub(super) struct Vbd<H: Hypervisor> {
     pub(super) fault: Option<(u8, Fault)>,
     /// No request is taken any more.
     pub(super) closing: bool,
+    /// It has been asked for an event with its next request, and none is under way: until one comes, its rings are not
+    /// looked at. With many vbds most are, and each ring is a cache line or two of somebody else's.
+    idle: bool,
     signal: Signal,
 }
 
@@ -110,13 +113,30 @@ impl<H: Hypervisor> Vbd<H> {
             next_report: Instant::default(),
             fault: None,
             closing: false,
+            idle: false,
             signal: parts.signal,
         }
     }
 
+    /// Looks at an idle vbd again if an event has come, or if `anyway`.
+    pub(super) fn wake(&mut self, hyp: &H, anyway: bool) {
+        if self.idle {
+            let events = self.clear_pending(hyp);
+            self.idle = events == 0 && !anyway;
+        }
+    }
+
+    /// Clears the pending bits of its event channels, and counts them.
+    fn clear_pending(&mut self, hyp: &H) -> u64 {
+        let pending = self.queues.iter().map(|queue| u64::from(hyp.take_pending(&queue.port)));
+        let events = pending.fold(0_u64, u64::wrapping_add);
+        self.counters.events = self.counters.events.wrapping_add(events);
+        events
+    }
+
     /// Whether another request may be taken.
     pub(super) fn has_room(&self) -> bool {
-        !self.closing && self.fault.is_none() && !self.barrier && !self.free_works.is_empty()
+        !self.idle && !self.closing && self.fault.is_none() && !self.barrier && !self.free_works.is_empty()
     }
 
     /// Whether a request waits that may be taken. A ring that cannot be believed counts: taking it finds out.
@@ -212,8 +232,21 @@ impl<H: Hypervisor> Vbd<H> {
         (&self.mappings, fetching)
     }
 
+    /// Whether a request that has parts to hand out is as `wanted`. There are few of those, and many places for requests.
+    fn has_todo(&self, wanted: impl Fn(&Work) -> bool) -> bool {
+        self.todo.iter().filter_map(|index| self.work(*index)).any(wanted)
+    }
+
+    /// Whether a list of segments is to be fetched.
+    pub(super) fn has_lists_to_fetch(&self) -> bool {
+        self.has_todo(|work| matches!(work.stage, Stage::Fetch(_)))
+    }
+
     /// Maps the pages of requests that were not considered yet, as far as there is room.
     pub(super) fn map_new(&mut self, hyp: &H, now: Instant) {
+        if !self.has_todo(|work| !work.considered && work.stage == Stage::Data) {
+            return;
+        }
         let mut wanted = Wanted::new();
         let mut outcome = Ok(());
         for work in self.works.iter_mut().flatten().filter(|work| !work.considered && work.stage == Stage::Data) {
@@ -362,16 +395,18 @@ impl<H: Hypervisor> Vbd<H> {
         busy.clamp(1, MOST_TO_WAIT_FOR)
     }
 
-    /// Asks for events. Returns whether there is work already.
+    /// Asks for events, unless that was done and none has come. Returns whether there is work already.
     pub(super) fn arm(&mut self, hyp: &H) -> bool {
+        if self.idle {
+            return false;
+        }
+        // Cleared first, so that an event that comes in between is not lost.
+        self.clear_pending(hyp);
         let has_room = self.has_room();
         let more = self.requests_to_wait_for();
         let mut broken = None;
         let mut work = false;
         for (queue, number) in self.queues.iter().zip(0_u8..) {
-            // Cleared first, so that an event that comes in between is not lost.
-            let events = u64::from(hyp.take_pending(&queue.port));
-            self.counters.events = self.counters.events.wrapping_add(events);
             match queue.ring.arm(more) {
                 Ok(ready) => work |= ready >= more && has_room,
                 Err(_) => broken = Some(number),
@@ -380,6 +415,7 @@ impl<H: Hypervisor> Vbd<H> {
         if let (Some(number), None) = (broken, &self.fault) {
             self.kill(number, BLK_PROD);
         }
+        self.idle = !work && has_room && more == 1 && self.under_way() == 0;
         work
     }
 }

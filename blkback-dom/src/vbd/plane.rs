@@ -2,12 +2,14 @@
 //!
 //! One turn takes completions, copies what was read to the guests, takes new requests, copies what is to be
 //! written from the guests, and hands commands to the disks. The steps of all vbds go together, so that a turn
-//! costs a few hypercalls however many vbds there are. Vbds take turns in being first, and none of them takes
+//! costs a few hypercalls however many vbds there are. A vbd that was asked for an event before the domain slept is left
+//! alone until that comes. Vbds take turns in being first, and none of them takes
 //! more than [`TAKE`] requests per turn or holds more than its [`Budget`](super::Budget).
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
 
 use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, Instant, PeerSpan};
 use xen_pv_rt::xenbus::backend::Fault;
@@ -21,6 +23,8 @@ use crate::volume::Map;
 
 /// Requests that a vbd may have taken in one turn.
 const TAKE: usize = 32;
+/// How often every vbd is looked at at most, event or not: finds what an event was lost for, or not sent for.
+const SCAN_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The disk controllers, by number.
 pub trait Controllers {
@@ -67,6 +71,8 @@ pub(crate) struct Plane<H: Hypervisor> {
     finished: Vec<Box<Part>>,
     /// Whose turn it is to be first.
     first: usize,
+    /// When every vbd is looked at, event or not.
+    next_scan: Instant,
     /// Since start.
     copied: Copied,
 }
@@ -81,6 +87,7 @@ impl<H: Hypervisor> Plane<H> {
             reserved: 0,
             finished: Vec::new(),
             first: 0,
+            next_scan: Instant::from_nanos(0),
             copied: Copied { calls: 0, operations: 0 },
         }
     }
@@ -163,6 +170,7 @@ impl<H: Hypervisor> Plane<H> {
 
     /// One turn.
     pub(crate) fn poll(&mut self, now: Instant, controllers: &mut dyn Controllers) -> Turn {
+        self.wake(now);
         let mut busy = self.collect(controllers, now);
         self.copy_out();
         self.settle(now);
@@ -179,6 +187,16 @@ impl<H: Hypervisor> Plane<H> {
         self.settle(now);
         self.push();
         if busy { Turn::Busy } else { Turn::Idle }
+    }
+
+    /// Looks at vbds again that have sent an event and, now and then, at all.
+    fn wake(&mut self, now: Instant) {
+        let scan = now >= self.next_scan;
+        if scan {
+            self.next_scan = now.saturating_add(SCAN_INTERVAL);
+        }
+        let Self { vbds, hyp, .. } = self;
+        vbds.iter_mut().flatten().for_each(|vbd| vbd.wake(hyp, scan));
     }
 
     /// Takes completions.
@@ -236,7 +254,7 @@ impl<H: Hypervisor> Plane<H> {
     fn fetch(&mut self, now: Instant) -> bool {
         let mut batch = CopyBatch::new(&self.hyp);
         let mut any = false;
-        for vbd in self.vbds.iter_mut().flatten() {
+        for vbd in self.vbds.iter_mut().flatten().filter(|vbd| vbd.has_lists_to_fetch()) {
             let (domid, buffers) = (vbd.frontend, vbd.buffers.clone());
             let (mappings, fetching) = vbd.mappings_and_fetching();
             for work in fetching {
@@ -372,8 +390,12 @@ impl<H: Hypervisor> Plane<H> {
     }
 
     /// Whether a frontend has published a request that can be taken.
-    pub(crate) fn has_requests(&self) -> bool {
-        self.vbds.iter().flatten().any(Vbd::has_requests)
+    pub(crate) fn has_requests(&mut self) -> bool {
+        let Self { vbds, hyp, .. } = self;
+        vbds.iter_mut().flatten().any(|vbd| {
+            vbd.wake(hyp, false);
+            vbd.has_requests()
+        })
     }
 
     /// Whether a frontend may publish a request without waking us, because answers of its disks are about to.

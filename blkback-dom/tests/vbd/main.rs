@@ -24,6 +24,7 @@ mod grants;
 mod handshake;
 mod history;
 mod hostile;
+mod idle;
 mod layouts;
 mod neighbours;
 mod persistent;

@@ -231,14 +231,19 @@ impl Blkfront {
 
     /// Puts requests into a queue's ring, publishes them and notifies.
     pub fn submit_to(&mut self, queue: usize, requests: &[BlkRequest]) {
+        if self.publish_to(queue, requests) {
+            self.notify(queue);
+        }
+    }
+
+    /// Puts requests into a queue's ring and publishes them. Returns whether the backend asked for a notification.
+    pub fn publish_to(&mut self, queue: usize, requests: &[BlkRequest]) -> bool {
         let link = &mut self.queues[queue];
         for request in requests {
             link.pending.push((request.id(), request.operation()));
             link.ring.put(request.words());
         }
-        if link.ring.push() {
-            self.notify(queue);
-        }
+        link.ring.push()
     }
 
     /// The same for the first queue.
