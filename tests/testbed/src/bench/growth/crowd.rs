@@ -1,6 +1,7 @@
 //! What the crowds of both kinds of driver domain have in common: how many guests there are, and how they come up.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::ramdisk::{self, LOAD};
 use super::super::samples::Contender;
@@ -23,6 +24,8 @@ pub(super) const MACHINE_MIB: u32 = 7680;
 const RAMDISK: &str = "/root/stock.cpio";
 /// Guests that boot at the same time: while one waits for its devices, another has the processor.
 const AT_ONCE: usize = 4;
+/// How long pausing all guests of a crowd may take.
+const PAUSE_LIMIT: Duration = Duration::from_secs(120);
 /// The configuration of a Linux driver domain.
 pub(super) const LINUX: &str = "/root/xl/linux-driver-domain.cfg";
 
@@ -31,11 +34,30 @@ pub trait Crowd {
     /// Whose.
     fn contender(&self) -> Contender;
 
+    /// Commands in Dom0.
+    fn dom0(&self) -> &Dom0;
+
+    /// Those that take part, and the one that watches.
+    fn guests(&self) -> (&[Guest], &Guest);
+
     /// Loads the first `count` guests.
     ///
     /// # Errors
     /// A guest did not take part.
     fn measure(&self, count: usize, load: Load) -> Result<Seen>;
+
+    /// Lets the first `count` guests and the watcher run, or pauses them. An idle guest takes a hundredth of the emulated
+    /// processor for its timers, and 34 of them what was to be measured.
+    ///
+    /// # Errors
+    /// `xl` failed.
+    fn let_run(&self, count: usize, running: bool) -> Result<()> {
+        let (guests, watcher) = self.guests();
+        let names: Vec<_> = guests.iter().take(count).chain([watcher]).map(|guest| guest.name.as_str()).collect();
+        let verb = if running { "unpause" } else { "pause" };
+        let script = format!("for guest in {}; do xl {verb} $guest || exit 1; done", names.join(" "));
+        self.dom0().check(&script, PAUSE_LIMIT).map(drop)
+    }
 }
 
 /// How guest `number` of a crowd is made, without any device.

@@ -1,7 +1,7 @@
 //! Growth: a crowd of stock guests behind our domain and another behind a Linux driver domain, of which more and more
 //! work at once.
 //!
-//! All guests stay up all the time; those that do not take part are idle and cost nothing.
+//! All guests stay up all the time; those that do not take part are paused.
 
 mod crowd;
 mod load;
@@ -139,7 +139,9 @@ pub fn run<C: Crowd>(crowds: &[C], kind: &Kind, rounds: usize, only: &str) -> Ve
                 let name = format!("{guests} guests {}", load.word());
                 if name.contains(only) {
                     let (measured, said) = measure_all(crowds, first, |crowd| {
-                        let seen = crowd.measure(guests, load)?;
+                        let seen = crowd.let_run(guests, true).and_then(|()| crowd.measure(guests, load));
+                        crowd.let_run(guests, false)?;
+                        let seen = seen?;
                         Ok(Point { round, contender: crowd.contender(), guests, load, seen })
                     });
                     println!("  {name:<16}{said}");

@@ -93,8 +93,10 @@ impl NetworkCrowd {
             domain.calm()?;
         }
         let (guests, watcher) = crowd::split(guests)?;
+        let crowd = Self { contender, wire, domain, guests, watcher };
+        crowd.let_run(crowd.guests.len(), false)?;
         println!("    {} has its {CROWD} guests", contender.name());
-        Ok(Self { contender, wire, domain, guests, watcher })
+        Ok(crowd)
     }
 
     /// What the guests, and the watcher, are to run.
@@ -111,6 +113,14 @@ impl NetworkCrowd {
 impl Crowd for NetworkCrowd {
     fn contender(&self) -> Contender {
         self.contender
+    }
+
+    fn dom0(&self) -> &Dom0 {
+        self.domain.dom0()
+    }
+
+    fn guests(&self) -> (&[Guest], &Guest) {
+        (&self.guests, &self.watcher)
     }
 
     fn measure(&self, count: usize, load: Load) -> Result<Seen> {

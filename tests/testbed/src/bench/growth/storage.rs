@@ -102,14 +102,24 @@ impl StorageCrowd {
             guest.check(&until(&format!("[ -b {VBD} ]")), COMMAND_LIMIT).doing("waiting for the disk")?;
         }
         let (guests, watcher) = crowd::split(guests)?;
+        let crowd = Self { contender, domain, guests, watcher };
+        crowd.let_run(crowd.guests.len(), false)?;
         println!("    {} has its {CROWD} guests", contender.name());
-        Ok(Self { contender, domain, guests, watcher })
+        Ok(crowd)
     }
 }
 
 impl Crowd for StorageCrowd {
     fn contender(&self) -> Contender {
         self.contender
+    }
+
+    fn dom0(&self) -> &Dom0 {
+        self.domain.dom0()
+    }
+
+    fn guests(&self) -> (&[Guest], &Guest) {
+        (&self.guests, &self.watcher)
     }
 
     fn measure(&self, count: usize, load: Load) -> Result<Seen> {
