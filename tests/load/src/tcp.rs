@@ -15,7 +15,7 @@ const CHUNK: usize = 128 << 10;
 /// Opens the streams, lets `transfer` run on each, and counts in the window.
 ///
 /// # Errors
-/// A connection could not be made, or every stream ended before the window did.
+/// A connection could not be made. Nothing moved in the window is no error.
 pub(crate) fn run(streams: &Streams, transfer: fn(TcpStream, &AtomicU64) -> io::Result<()>) -> io::Result<String> {
     let bytes = Arc::new(AtomicU64::new(0));
     for _ in 0..streams.streams {
@@ -29,9 +29,6 @@ pub(crate) fn run(streams: &Streams, transfer: fn(TcpStream, &AtomicU64) -> io::
     let (started, before) = (Instant::now(), bytes.load(Ordering::Relaxed));
     thread::sleep(streams.window.length());
     let (taken, moved) = (started.elapsed(), bytes.load(Ordering::Relaxed).saturating_sub(before));
-    if moved == 0 {
-        return Err(ErrorKind::TimedOut.into());
-    }
     thread::sleep(Duration::from_millis(streams.cool_down_ms));
     Ok(format!("bytes {moved} us {}", taken.as_micros()))
 }

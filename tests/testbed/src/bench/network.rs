@@ -91,8 +91,18 @@ pub fn tcp_to_peer(station: &Station, window: Duration) -> Result<f64> {
 
 fn tcp_to(place: Place<'_>, verb: &str, peer: &str, streams: usize, window: Duration) -> Result<f64> {
     let said = place.run(&format!("{LOAD} {verb} {peer} --streams {streams} --milliseconds {}", window.as_millis()))?;
+    let rate = mbit_per_second(&said)?;
+    ensure(rate > 0.0, || format!("nothing moved within {window:?}"))?;
+    Ok(rate)
+}
+
+/// The rate that the generator saw; 0 if nothing moved in its window.
+///
+/// # Errors
+/// It said something else.
+pub fn mbit_per_second(said: &str) -> Result<f64> {
     // Bits per microsecond are Mbit/s.
-    Ok(value(&said, "bytes")? * 8.0 / value(&said, "us")?)
+    Ok(value(said, "bytes")? * 8.0 / value(said, "us")?)
 }
 
 /// The highest rate of small datagrams to the wire, in packets/s, of which less than 1 % are lost.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::bed::{BedConfig, boot};
 use super::super::domains::DriverDomain;
-use super::super::network::{Direction, round_trips, value};
+use super::super::network::{Direction, mbit_per_second, round_trips};
 use super::super::ramdisk::LOAD;
 use super::super::samples::{Contender, float, percentile};
 use super::crowd::{self, CROWD, Crowd, LINUX, MACHINE_MIB};
@@ -139,11 +139,9 @@ impl Crowd for NetworkCrowd {
     }
 }
 
-/// Mbit/s of one guest, as soon as its generator has ended.
+/// Mbit/s of one guest, as soon as its generator has ended. Who gets nothing while others do has a rate of 0.
 fn collect_rate(guest: &Guest) -> Result<f64> {
-    let said = load::wait_for(guest, "^bytes ")?;
-    // Bits per microsecond are Mbit/s.
-    Ok(value(&said, "bytes")? * 8.0 / value(&said, "us")?)
+    mbit_per_second(&load::wait_for(guest, "^bytes ")?)
 }
 
 /// The watcher's median round trip, if at least half of its pings were answered.
@@ -161,6 +159,13 @@ fn median_of_most(times: &[f64]) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_gets_nothing_has_a_rate_of_nothing() {
+        assert_eq!(mbit_per_second("bytes 0 us 8000000").unwrap(), 0.0);
+        assert_eq!(mbit_per_second("bytes 1000000 us 8000000").unwrap(), 1.0);
+        assert!(mbit_per_second("load: connection refused").is_err());
+    }
 
     #[test]
     fn a_median_needs_half_of_the_pings() {
