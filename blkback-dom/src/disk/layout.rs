@@ -3,7 +3,7 @@
 //! Two forms. *Segments* may start and end anywhere (SGLs, descriptors, AHCI's regions), but a command takes
 //! only so many. *Pages* are what NVMe's PRP entries describe: only the first may start at an offset and only
 //! the last may end early; what is in between has to be whole pages. blkif segments are ranges of sectors within
-//! pages, so a request can have gaps. Where it does, one command ends and the next starts ([`Cutter`]). A gap
+//! pages, so a request can have gaps. Where it does, one command ends and the next starts ([`cut`]). A gap
 //! within a logical block takes segments or cannot be done at all.
 
 use xen_pv_rt::hyp::Maddr;
