@@ -229,7 +229,8 @@ impl<H: Hypervisor + Dma> Blkback<H> {
         self.devices.backend().plane.borrow_mut().poll(now, controllers)
     }
 
-    /// Whether a frontend has published a request that can be taken. Cheap, and asks for no event.
+    /// Whether a frontend has published a request that can be taken. Cheap, and asks for no event; those
+    /// that idle vbds have sent are taken.
     pub fn has_requests(&self) -> bool {
         self.devices.backend().plane.borrow_mut().has_requests()
     }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::super::domains::DriverDomain;
 use super::super::ramdisk::{self, LOAD};
 use super::super::samples::Contender;
 use super::{Load, Seen};
@@ -30,34 +31,51 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(120);
 pub(super) const LINUX: &str = "/root/xl/linux-driver-domain.cfg";
 
 /// A driver domain and its guests.
-pub trait Crowd {
+#[derive(Debug)]
+pub struct Members {
     /// Whose.
-    fn contender(&self) -> Contender;
+    pub(super) contender: Contender,
+    pub(super) domain: DriverDomain,
+    /// Those that take part.
+    pub(super) guests: Vec<Guest>,
+    /// One more, which only watches.
+    pub(super) watcher: Guest,
+}
 
-    /// Commands in Dom0.
-    fn dom0(&self) -> &Dom0;
-
-    /// Those that take part, and the one that watches.
-    fn guests(&self) -> (&[Guest], &Guest);
-
-    /// Loads the first `count` guests.
-    ///
-    /// # Errors
-    /// A guest did not take part.
-    fn measure(&self, count: usize, load: Load) -> Result<Seen>;
+impl Members {
+    /// Of guests that are up, of which the last watches; all of them are paused.
+    pub(super) fn rest(contender: Contender, domain: DriverDomain, mut guests: Vec<Guest>) -> Result<Self> {
+        let watcher = guests.pop().ok_or_else(|| Failure::new("no guests"))?;
+        let members = Self { contender, domain, guests, watcher };
+        members.let_run(members.guests.len(), false)?;
+        println!("    {} has its {CROWD} guests", contender.name());
+        Ok(members)
+    }
 
     /// Lets the first `count` guests and the watcher run, or pauses them. An idle guest takes a hundredth of the emulated
     /// processor for its timers, and 34 of them what was to be measured.
     ///
     /// # Errors
     /// `xl` failed.
-    fn let_run(&self, count: usize, running: bool) -> Result<()> {
-        let (guests, watcher) = self.guests();
-        let names: Vec<_> = guests.iter().take(count).chain([watcher]).map(|guest| guest.name.as_str()).collect();
+    pub(super) fn let_run(&self, count: usize, running: bool) -> Result<()> {
+        let guests = self.guests.iter().take(count).chain([&self.watcher]);
+        let names: Vec<_> = guests.map(|guest| guest.name.as_str()).collect();
         let verb = if running { "unpause" } else { "pause" };
         let script = format!("for guest in {}; do xl {verb} $guest || exit 1; done", names.join(" "));
-        self.dom0().check(&script, PAUSE_LIMIT).map(drop)
+        self.domain.dom0().check(&script, PAUSE_LIMIT).map(drop)
     }
+}
+
+/// What can be measured.
+pub trait Crowd {
+    /// Who it is.
+    fn members(&self) -> &Members;
+
+    /// Loads the first `count` guests.
+    ///
+    /// # Errors
+    /// A guest did not take part.
+    fn measure(&self, count: usize, load: Load) -> Result<Seen>;
 }
 
 /// How guest `number` of a crowd is made, without any device.
@@ -80,12 +98,6 @@ pub(super) fn create(dom0: &Dom0, configs: &[GuestConfig]) -> Result<Vec<Guest>>
         guests.extend(started);
     }
     Ok(guests)
-}
-
-/// The guests that take part, and the one that watches.
-pub(super) fn split(mut guests: Vec<Guest>) -> Result<(Vec<Guest>, Guest)> {
-    let watcher = guests.pop().ok_or_else(|| Failure::new("no guests"))?;
-    Ok((guests, watcher))
 }
 
 /// Makes the guests' initramfs, of the generator at `load`, in the folder `logs`.

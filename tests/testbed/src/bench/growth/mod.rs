@@ -10,7 +10,7 @@ mod plot;
 mod report;
 mod storage;
 
-pub use crowd::{CONTENDERS, CROWD, Crowd};
+pub use crowd::{CONTENDERS, CROWD, Crowd, Members};
 pub use network::NetworkBed;
 pub use report::{AIM_FAIRNESS, GrowthReport};
 pub use storage::StorageBed;
@@ -139,10 +139,10 @@ pub fn run<C: Crowd>(crowds: &[C], kind: &Kind, rounds: usize, only: &str) -> Ve
                 let name = format!("{guests} guests {}", load.word());
                 if name.contains(only) {
                     let (measured, said) = measure_all(crowds, first, |crowd| {
-                        let seen = crowd.let_run(guests, true).and_then(|()| crowd.measure(guests, load));
-                        crowd.let_run(guests, false)?;
-                        let seen = seen?;
-                        Ok(Point { round, contender: crowd.contender(), guests, load, seen })
+                        let members = crowd.members();
+                        let seen = members.let_run(guests, true).and_then(|()| crowd.measure(guests, load));
+                        members.let_run(guests, false)?;
+                        Ok(Point { round, contender: members.contender, guests, load, seen: seen? })
                     });
                     println!("  {name:<16}{said}");
                     points.extend(measured);
@@ -160,7 +160,7 @@ fn measure_all<C: Crowd>(crowds: &[C], first: usize, measure: impl Fn(&C) -> Res
     turns.rotate_left(first);
     let (mut points, mut said) = (Vec::new(), String::new());
     for crowd in turns {
-        let name = crowd.contender().name();
+        let name = crowd.members().contender.name();
         match measure(crowd) {
             Ok(point) => {
                 let (rate, fairness) = (point.throughput(), point.seen.fairness.unwrap_or(0.0));

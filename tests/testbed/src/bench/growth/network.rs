@@ -7,7 +7,7 @@ use super::super::domains::DriverDomain;
 use super::super::network::{Direction, mbit_per_second, round_trips};
 use super::super::ramdisk::LOAD;
 use super::super::samples::{Contender, float, percentile};
-use super::crowd::{self, CROWD, Crowd, LINUX, MACHINE_MIB};
+use super::crowd::{self, CROWD, Crowd, LINUX, MACHINE_MIB, Members};
 use super::load::{self, COOL_DOWN_MS, OUTPUT, WARM_UP_MS, WINDOW_MS};
 use super::{Load, Seen};
 use crate::dom0::Dom0;
@@ -37,14 +37,9 @@ pub struct NetworkBed {
 /// A driver domain with a card, and its guests.
 #[derive(Debug)]
 pub struct NetworkCrowd {
-    contender: Contender,
+    members: Members,
     /// What its card is plugged into.
     wire: Wire,
-    domain: DriverDomain,
-    /// Those that take part.
-    guests: Vec<Guest>,
-    /// One more, which only pings.
-    watcher: Guest,
 }
 
 impl NetworkBed {
@@ -92,11 +87,7 @@ impl NetworkCrowd {
         if linux {
             domain.calm()?;
         }
-        let (guests, watcher) = crowd::split(guests)?;
-        let crowd = Self { contender, wire, domain, guests, watcher };
-        crowd.let_run(crowd.guests.len(), false)?;
-        println!("    {} has its {CROWD} guests", contender.name());
-        Ok(crowd)
+        Ok(Self { members: Members::rest(contender, domain, guests)?, wire })
     }
 
     /// What the guests, and the watcher, are to run.
@@ -111,16 +102,8 @@ impl NetworkCrowd {
 }
 
 impl Crowd for NetworkCrowd {
-    fn contender(&self) -> Contender {
-        self.contender
-    }
-
-    fn dom0(&self) -> &Dom0 {
-        self.domain.dom0()
-    }
-
-    fn guests(&self) -> (&[Guest], &Guest) {
-        (&self.guests, &self.watcher)
+    fn members(&self) -> &Members {
+        &self.members
     }
 
     fn measure(&self, count: usize, load: Load) -> Result<Seen> {
@@ -129,13 +112,14 @@ impl Crowd for NetworkCrowd {
             Load::In => Direction::In,
             Load::Read | Load::Write => return Err(Failure::new("this is a network")),
         };
-        let (cpu, wire) = (self.domain.cpu_seconds()?, self.wire.counters());
-        let guests = load::run(&self.guests, count, &self.watcher, self.scripts(direction))?;
+        let Members { domain, guests, watcher, .. } = &self.members;
+        let (cpu, wire) = (domain.cpu_seconds()?, self.wire.counters());
+        let guests = load::run(guests, count, watcher, self.scripts(direction))?;
         let rates = guests.iter().map(collect_rate).collect::<Result<Vec<_>>>()?;
-        let latency = collect_ping(&self.watcher)?;
-        let (cpu, wire) = (self.domain.cpu_seconds()? - cpu, self.wire.counters().since(&wire));
+        let latency = collect_ping(watcher)?;
+        let (cpu, wire) = (domain.cpu_seconds()? - cpu, self.wire.counters().since(&wire));
         let gib = float(wire.bytes_in.saturating_add(wire.bytes_out)) / float(1 << 30);
-        Ok(Seen::new(rates, cpu / gib, latency, self.domain.memory_used_kib()?))
+        Ok(Seen::new(rates, cpu / gib, latency, domain.memory_used_kib()?))
     }
 }
 

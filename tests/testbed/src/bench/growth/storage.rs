@@ -10,7 +10,7 @@ use super::super::domains::DriverDomain;
 use super::super::network::value;
 use super::super::ramdisk::LOAD;
 use super::super::samples::Contender;
-use super::crowd::{self, CONTENDERS, CROWD, Crowd, LINUX, MACHINE_MIB};
+use super::crowd::{self, CONTENDERS, CROWD, Crowd, LINUX, MACHINE_MIB, Members};
 use super::load::{self, COOL_DOWN_MS, WARM_UP_MS, WINDOW_MS};
 use super::{Load, Seen};
 use crate::bed::images;
@@ -41,12 +41,7 @@ pub struct StorageBed {
 /// A driver domain with a disk, and its guests.
 #[derive(Debug)]
 pub struct StorageCrowd {
-    contender: Contender,
-    domain: DriverDomain,
-    /// Those that take part.
-    guests: Vec<Guest>,
-    /// One more, which reads one block after the other.
-    watcher: Guest,
+    members: Members,
 }
 
 impl StorageBed {
@@ -101,25 +96,13 @@ impl StorageCrowd {
         for guest in &guests {
             guest.check(&until(&format!("[ -b {VBD} ]")), COMMAND_LIMIT).doing("waiting for the disk")?;
         }
-        let (guests, watcher) = crowd::split(guests)?;
-        let crowd = Self { contender, domain, guests, watcher };
-        crowd.let_run(crowd.guests.len(), false)?;
-        println!("    {} has its {CROWD} guests", contender.name());
-        Ok(crowd)
+        Ok(Self { members: Members::rest(contender, domain, guests)? })
     }
 }
 
 impl Crowd for StorageCrowd {
-    fn contender(&self) -> Contender {
-        self.contender
-    }
-
-    fn dom0(&self) -> &Dom0 {
-        self.domain.dom0()
-    }
-
-    fn guests(&self) -> (&[Guest], &Guest) {
-        (&self.guests, &self.watcher)
+    fn members(&self) -> &Members {
+        &self.members
     }
 
     fn measure(&self, count: usize, load: Load) -> Result<Seen> {
@@ -128,14 +111,15 @@ impl Crowd for StorageCrowd {
             Load::Write => 0,
             Load::Out | Load::In => return Err(Failure::new("these are disks")),
         };
-        let cpu = self.domain.cpu_seconds()?;
-        let guests = load::run(&self.guests, count, &self.watcher, scripts(reads))?;
+        let Members { domain, guests, watcher, .. } = &self.members;
+        let cpu = domain.cpu_seconds()?;
+        let guests = load::run(guests, count, watcher, scripts(reads))?;
         let done = guests.iter().map(collect).collect::<Result<Vec<_>>>()?;
-        let watched = collect(&self.watcher)?;
-        let cpu = self.domain.cpu_seconds()? - cpu;
+        let watched = collect(watcher)?;
+        let cpu = domain.cpu_seconds()? - cpu;
         let requests: f64 = done.iter().chain([&watched]).map(|done| done.all).sum();
         let rates = done.iter().map(|done| done.per_second).collect();
-        Ok(Seen::new(rates, cpu * 1e6 / requests, Some(watched.median_us), self.domain.memory_used_kib()?))
+        Ok(Seen::new(rates, cpu * 1e6 / requests, Some(watched.median_us), domain.memory_used_kib()?))
     }
 }
 
