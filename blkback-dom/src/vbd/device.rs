@@ -5,25 +5,20 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use ring::Ticket;
-use ring::blkif::{Limits, Request, Response, Status};
+use ring::blkif::{Limits, Request, Response};
 use xen_pv_rt::hyp::{DmaPool, Domid, Hypervisor, Instant};
 use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::Fault;
 
+use super::Budget;
 use super::cause::{Cause, VbdCounters};
 use super::mappings::{Mappings, Wanted};
 use super::queue::Queue;
-use super::work::{Kind, Part, Segments, Stage, Work};
-use super::{Budget, REPORT_INTERVAL};
+use super::work::{Part, Segments, Stage, Work};
 use crate::volume::{DiskRef, Map};
 
 /// The frontend broke the rules of the ring.
-const BLK_PROD: Fault = Fault::new("BLK_PROD", "impossible producer index on the ring");
-
-/// Commands at the disks for each request that may wait for one of them to be answered.
-const COMMANDS_PER_REQUEST: u32 = 4;
-/// Requests that may wait at most.
-const MOST_TO_WAIT_FOR: u32 = 8;
+pub(super) const BLK_PROD: Fault = Fault::new("BLK_PROD", "impossible producer index on the ring");
 
 /// What a vbd is made of when it is handed over by the control plane.
 pub(crate) struct VbdParts<H: Hypervisor> {
@@ -57,9 +52,9 @@ pub(super) struct Vbd<H: Hypervisor> {
     pub(super) limits: Limits,
     pub(super) buffers: DmaPool,
     pub(super) mappings: Mappings<H>,
-    works: Vec<Option<Work>>,
+    pub(super) works: Vec<Option<Work>>,
     /// Numbers of unused entries of `works`.
-    free_works: Vec<u16>,
+    pub(super) free_works: Vec<u16>,
     /// Requests that still have parts to hand out, oldest first.
     pub(super) todo: VecDeque<u16>,
     #[expect(clippy::vec_box, reason = "parts are large and move from list to list")]
@@ -72,17 +67,17 @@ pub(super) struct Vbd<H: Hypervisor> {
     pub(super) in_flight: u32,
     next_queue: usize,
     /// A request that everything else waits for.
-    barrier: bool,
+    pub(super) barrier: bool,
     pub(super) counters: VbdCounters,
-    reported: VbdCounters,
-    next_report: Instant,
+    pub(super) reported: VbdCounters,
+    pub(super) next_report: Instant,
     pub(super) fault: Option<(u8, Fault)>,
     /// No request is taken any more.
     pub(super) closing: bool,
     /// It has been asked for an event with its next request, and none is under way: until one comes, its rings are not
     /// looked at. With many vbds most are, and each ring is a cache line or two of somebody else's.
-    idle: bool,
-    signal: Signal,
+    pub(super) idle: bool,
+    pub(super) signal: Signal,
 }
 
 impl<H: Hypervisor> Vbd<H> {
@@ -116,22 +111,6 @@ impl<H: Hypervisor> Vbd<H> {
             idle: false,
             signal: parts.signal,
         }
-    }
-
-    /// Looks at an idle vbd again if an event has come, or if `anyway`.
-    pub(super) fn wake(&mut self, hyp: &H, anyway: bool) {
-        if self.idle {
-            let events = self.clear_pending(hyp);
-            self.idle = events == 0 && !anyway;
-        }
-    }
-
-    /// Clears the pending bits of its event channels, and counts them.
-    fn clear_pending(&mut self, hyp: &H) -> u64 {
-        let pending = self.queues.iter().map(|queue| u64::from(hyp.take_pending(&queue.port)));
-        let events = pending.fold(0_u64, u64::wrapping_add);
-        self.counters.events = self.counters.events.wrapping_add(events);
-        events
     }
 
     /// Whether another request may be taken.
@@ -290,94 +269,8 @@ impl<H: Hypervisor> Vbd<H> {
         }
     }
 
-    /// Notes that a part of a request is back, and goes on with the request.
-    pub(super) fn part_done(&mut self, mut part: Box<Part>, now: Instant) {
-        let (index, failure) = (part.work, part.failure());
-        part.buffers.clear();
-        part.spans.clear();
-        part.pins.iter().for_each(|gref| self.mappings.unpin(*gref, now));
-        part.pins.clear();
-        part.failed = None;
-        part.copy_error.set(None);
-        part.ready = false;
-        part.alone = false;
-        self.free_parts.push(part);
-        if let Some(work) = self.work_mut(index) {
-            work.parts = work.parts.saturating_sub(1);
-            if let Some(cause) = failure {
-                work.fail(cause);
-            }
-        }
-        self.settle(index, now);
-    }
-
-    /// Begins the next stage of a request if the last one is over, or answers it.
-    pub(super) fn settle(&mut self, index: u16, now: Instant) {
-        let disks = self.disks.len();
-        let Some(work) = self.work_mut(index) else { return };
-        if work.parts > 0 || !work.is_built(disks) {
-            return;
-        }
-        if work.next_stage() == Stage::Done {
-            self.finish(index, now);
-        } else {
-            self.todo.push_back(index);
-        }
-    }
-
-    fn finish(&mut self, index: u16, now: Instant) {
-        let Some(work) = self.works.get_mut(usize::from(index)).and_then(Option::take) else { return };
-        self.free_works.push(index);
-        self.todo.retain(|other| *other != index);
-        self.barrier &= !work.barrier;
-        let status = work.failed.map_or(Status::Okay, Cause::status);
-        match work.failed {
-            Some(cause) => self.error(cause, now),
-            None => self.count(&work),
-        }
-        if self.fault.is_none()
-            && let Some(queue) = self.queues.get_mut(usize::from(work.queue))
-        {
-            queue.respond(work.ticket, &Response { id: work.id, operation: work.operation, status });
-        }
-        if self.closing && self.under_way() == 0 {
-            self.signal.raise();
-        }
-    }
-
-    fn count(&mut self, work: &Work) {
-        let counters = &mut self.counters;
-        let (count, sectors) = match work.kind {
-            Kind::Read => (&mut counters.reads, Some(&mut counters.sectors_read)),
-            Kind::Write => (&mut counters.writes, Some(&mut counters.sectors_written)),
-            Kind::Discard | Kind::SecureErase => (&mut counters.discards, None),
-            Kind::Flush => (&mut counters.flushes, None),
-        };
-        *count = count.wrapping_add(1);
-        if let Some(sum) = sectors {
-            *sum = sum.wrapping_add(work.sectors);
-        }
-    }
-
-    /// Counts an error, and has it reported if the last report is a while ago.
-    fn error(&mut self, cause: Cause, now: Instant) {
-        self.counters.errors.add(cause);
-        if now >= self.next_report && !self.closing {
-            self.next_report = now.saturating_add(REPORT_INTERVAL);
-            self.signal.raise();
-        }
-    }
-
-    /// Errors since the last call, by cause.
-    pub(super) fn take_report(&mut self) -> Vec<(Cause, u64)> {
-        let (new, old) = (self.counters.errors, self.reported.errors);
-        self.reported = self.counters;
-        let since = |cause: &Cause| (*cause, new.of(*cause).wrapping_sub(old.of(*cause)));
-        Cause::ALL.iter().map(since).filter(|(_, count)| *count > 0).collect()
-    }
-
     /// Takes it out of service: the rings are not looked at any more.
-    fn kill(&mut self, queue: u8, fault: Fault) {
+    pub(super) fn kill(&mut self, queue: u8, fault: Fault) {
         self.fault.get_or_insert((queue, fault));
         self.signal.raise();
     }
@@ -385,37 +278,5 @@ impl<H: Hypervisor> Vbd<H> {
     /// Takes no more requests; those under way are finished. The signal is raised when the last one is.
     pub(super) fn close(&mut self) {
         self.closing = true;
-    }
-
-    /// How many requests the frontend is to publish before it wakes us. While its disks have many commands, their
-    /// completions will: a wake-up for each request costs more than it gains.
-    pub(super) fn requests_to_wait_for(&self) -> u32 {
-        let busy = self.in_flight.checked_div(COMMANDS_PER_REQUEST).unwrap_or(0);
-        // Commands that take long must not hold up what could be done beside them, so a few have to be new.
-        busy.clamp(1, MOST_TO_WAIT_FOR)
-    }
-
-    /// Asks for events, unless that was done and none has come. Returns whether there is work already.
-    pub(super) fn arm(&mut self, hyp: &H) -> bool {
-        if self.idle {
-            return false;
-        }
-        // Cleared first, so that an event that comes in between is not lost.
-        self.clear_pending(hyp);
-        let has_room = self.has_room();
-        let more = self.requests_to_wait_for();
-        let mut broken = None;
-        let mut work = false;
-        for (queue, number) in self.queues.iter().zip(0_u8..) {
-            match queue.ring.arm(more) {
-                Ok(ready) => work |= ready >= more && has_room,
-                Err(_) => broken = Some(number),
-            }
-        }
-        if let (Some(number), None) = (broken, &self.fault) {
-            self.kill(number, BLK_PROD);
-        }
-        self.idle = !work && has_room && more == 1 && self.under_way() == 0;
-        work
     }
 }

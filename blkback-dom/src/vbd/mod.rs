@@ -3,8 +3,10 @@
 //! - [`Blkback`]: the backend as the main loop sees it.
 //! - `backend`, `keys`: what is particular to vbds on the control plane, which nothing on the data path waits
 //!   for.
-//! - `plane`, `device`, `work`, `copies`: the data plane. A request is copied off the ring once, validated, and
-//!   becomes commands for disks; its data goes through buffers of this domain by grant copy.
+//! - `plane`, `turn`: the data plane, and what it does in a turn.
+//! - `device`, `events`, `answer`: a vbd on it.
+//! - `work`, `copies`: a request. It is copied off the ring once, validated, and becomes commands for disks; its data goes
+//!   through buffers of this domain by grant copy.
 //! - `joined`: neighbours on a disk that become one command.
 //! - `mappings`, `in_place`: for frontends that use their grants again: pages that stay mapped, which a disk reads and
 //!   writes itself.
@@ -14,11 +16,13 @@
 //!
 //! Xen: `public/io/blkif.h`.
 
+mod answer;
 mod backend;
 mod build;
 mod cause;
 mod copies;
 mod device;
+mod events;
 mod in_place;
 mod joined;
 mod keys;
@@ -26,6 +30,7 @@ mod mappings;
 mod plane;
 mod queue;
 mod refresh;
+mod turn;
 mod work;
 
 use core::time::Duration;
