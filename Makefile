@@ -44,6 +44,8 @@ system-test: images testbed ## Only the system tests; ONLY=name selects some
 storage-test: images testbed ## Only those of the storage domain; DISK=ahci|virtio the controller, ONLY=name selects some
 	@$(TESTBED) storage --xen $(XEN) --disk $(or $(DISK),nvme) $(if $(ONLY),--only $(ONLY))
 
+# Another machine than the usual one to measure on.
+OTHER_MACHINE = $(if $(CPUS),--cpus $(CPUS)) $(if $(XEN_OPTIONS),--xen-options '$(XEN_OPTIONS)')
 # What `make bench` measures with.
 BENCH_OF_ = $(if $(DISK),--disk $(DISK),--nic $(NIC))
 BENCH_OF_all = --nic e1000 --nic virtio --disk nvme
@@ -51,11 +53,11 @@ BENCH_OF_growth = --growth $(BENCH_OF_)
 
 bench: images testbed ## Our domain, a Linux driver domain and the bare device side by side (DISK=nvme: storage, BENCH=all: both, BENCH=growth: 1 to 16 guests)
 	@$(CARGO) build --quiet --release -p load
-	@$(TESTBED) bench --xen $(XEN) $(or $(BENCH_OF_$(BENCH)),$(error BENCH=$(BENCH) is neither all nor growth)) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)') $(if $(VARIANT),--variant '$(VARIANT)')
+	@$(TESTBED) bench --xen $(XEN) $(or $(BENCH_OF_$(BENCH)),$(error BENCH=$(BENCH) is neither all nor growth)) --rounds $(ROUNDS) $(if $(ONLY),--only '$(ONLY)') $(if $(VARIANT),--variant '$(VARIANT)') $(OTHER_MACHINE)
 
 profile: images testbed ## In which functions our driver domain is under load (DISK=nvme: the storage domain)
 	@$(CARGO) build --quiet --release -p load
-	@$(TESTBED) bench --profile --xen $(XEN) $(if $(DISK),--disk $(DISK),--nic $(NIC)) $(if $(ONLY),--only '$(ONLY)')
+	@$(TESTBED) bench --profile --xen $(XEN) $(if $(DISK),--disk $(DISK),--nic $(NIC)) $(if $(ONLY),--only '$(ONLY)') $(OTHER_MACHINE)
 
 bench-host: ## Instruction counts of the pure parts, compared with docs/bench/instructions.txt (SAVE=1 replaces it)
 	@command -v valgrind >/dev/null || $(if $(filter 0,$(shell id -u)),,sudo) apt-get install -y -q --no-install-recommends valgrind

@@ -205,6 +205,8 @@ pub fn execute(arguments: &Arguments) -> Result<bool> {
 fn execute_bench(bench: &Bench) -> Result<bool> {
     let config = BenchConfig {
         xen: bench.common.xen.clone(),
+        cpus: bench.common.cpus,
+        xen_options: bench.common.xen_options.clone(),
         rounds: bench.rounds,
         only: bench.only.clone(),
         variant: bench.variant.clone(),

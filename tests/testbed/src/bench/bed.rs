@@ -29,6 +29,10 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 pub struct BedConfig {
     /// Xen release.
     pub xen: String,
+    /// Virtual CPUs of the machine.
+    pub cpus: u8,
+    /// Xen's command line: more than the test bed's.
+    pub xen_options: String,
     /// The cards' model.
     pub nic: NicModel,
     /// Who has a corner.
@@ -129,7 +133,7 @@ impl Bed {
                 served(dom0, contender, wire, domain)
             }
             Contender::Linux => {
-                let domain = DriverDomain::create(&dom0, "linuxdom", "/root/xl/linux-driver-domain.cfg", &nic.bdf())?;
+                let domain = DriverDomain::create_linux(&dom0, &nic.bdf(), None)?;
                 served(dom0, contender, wire, domain)
             }
             Contender::Bare => bare(dom0, wire, nic),
@@ -157,9 +161,9 @@ pub(super) fn boot(config: &BedConfig, memory_mib: u32, files: Vec<Dom0File>) ->
         nics: nics.clone(),
         disks: Vec::new(),
         files,
-        cpus: 1,
+        cpus: config.cpus,
         memory_mib,
-        xen_options: String::new(),
+        xen_options: config.xen_options.clone(),
     })?;
     Ok((machine, wires.into_iter().zip(nics).collect()))
 }

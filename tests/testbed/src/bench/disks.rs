@@ -31,6 +31,10 @@ const VBD: &str = "/dev/xvda";
 pub struct DiskBedConfig {
     /// Xen release.
     pub xen: String,
+    /// Virtual CPUs of the machine.
+    pub cpus: u8,
+    /// Xen's command line: more than the test bed's.
+    pub xen_options: String,
     /// The disks' model.
     pub model: DiskModel,
     /// Our domain image.
@@ -126,9 +130,9 @@ impl DiskBed {
             nics: Vec::new(),
             disks,
             files: files(config, &ramdisk, &stock),
-            cpus: 1,
+            cpus: config.cpus,
             memory_mib: 3072,
-            xen_options: String::new(),
+            xen_options: config.xen_options.clone(),
         })?;
         let mut bed = Self { machine, places: Vec::new() };
         for (contender, slot) in config.contenders().into_iter().zip(FIRST_DISK_SLOT..) {
@@ -154,14 +158,14 @@ fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str, options
             (vbd_guest(dom0, name, "vardom", target(model))?, VBD, Some(domain))
         }
         Contender::Linux => {
-            let domain = DriverDomain::create(dom0, "linuxdom", "/root/xl/linux-driver-domain.cfg", bdf)?;
-            let disk = claim_for_linux(dom0, &domain, model, 1)?;
-            (vbd_guest(dom0, name, "linuxdom", disk)?, VBD, Some(domain))
+            let (domain, disk) = create_linux(dom0, model, bdf, 1)?;
+            (vbd_guest(dom0, name, domain.name, disk)?, VBD, Some(domain))
         }
         Contender::Bare => {
             let guest = create_bare(dom0, name, bdf)?;
             let (modules, disk) = linux_disk(model);
-            guest.check(&format!("modprobe xen-pcifront; {modules}"), COMMAND_LIMIT)?;
+            let modules = modules.replace(',', "; modprobe ");
+            guest.check(&format!("modprobe xen-pcifront; modprobe {modules}"), COMMAND_LIMIT)?;
             (guest, disk, None)
         }
     };
@@ -174,18 +178,17 @@ fn vbd_guest(dom0: &Dom0, name: &str, backend: &str, target: &str) -> Result<Gue
     create_guest(dom0, &format!("{name}-a"), &format!("ramdisk=\"/root/stock.cpio\"' '{disk}"))
 }
 
-/// Has a Linux driver domain drive its disk, and serve it as the next `vbds` vbds. Returns what it calls the disk.
+/// Creates a Linux driver domain that drives the disk at `bdf` and serves it as the next `vbds` vbds, and says what it calls
+/// the disk.
 ///
 /// # Errors
-/// The domain does not answer, or finds no disk.
-pub(super) fn claim_for_linux(dom0: &Dom0, domain: &DriverDomain, model: DiskModel, vbds: u8) -> Result<&'static str> {
-    let linux = Guest::join(dom0, domain.name)?;
+/// The domain could not be created, or finds no disk.
+pub(super) fn create_linux(dom0: &Dom0, model: DiskModel, bdf: &str, vbds: u8) -> Result<(DriverDomain, &'static str)> {
     let (modules, disk) = linux_disk(model);
-    linux.check(&format!("modprobe xen-blkback; {modules}"), COMMAND_LIMIT)?;
-    linux.check(&until(&format!("[ -b {disk} ]")), COMMAND_LIMIT)?;
+    let domain = DriverDomain::create_linux(dom0, bdf, Some(&format!("xen-blkback,{modules}")))?;
     domain.calm()?;
-    linux.check(&plug_script(disk, vbds), COMMAND_LIMIT)?;
-    Ok(disk)
+    Guest::join(dom0, domain.name)?.check(&plug_script(disk, vbds), COMMAND_LIMIT)?;
+    Ok((domain, disk))
 }
 
 /// Stands in for the hotplug script of so many vbds: names the device to blkback, as soon as there is a vbd.
@@ -212,9 +215,9 @@ pub(super) fn target(model: DiskModel) -> &'static str {
 /// The modules that drive it in Linux, and what Linux calls it.
 fn linux_disk(model: DiskModel) -> (&'static str, &'static str) {
     match model {
-        DiskModel::Nvme => ("modprobe nvme", "/dev/nvme0n1"),
-        DiskModel::Ahci => ("modprobe ahci; modprobe sd_mod", "/dev/sda"),
-        DiskModel::Virtio => ("modprobe virtio_pci; modprobe virtio_blk", "/dev/vda"),
+        DiskModel::Nvme => ("nvme", "/dev/nvme0n1"),
+        DiskModel::Ahci => ("ahci,sd_mod", "/dev/sda"),
+        DiskModel::Virtio => ("virtio_pci,virtio_blk", "/dev/vda"),
     }
 }
 
@@ -246,6 +249,8 @@ mod tests {
     #[test]
     fn a_variant_is_one_more_contender() {
         let config = |variant: Option<&str>| DiskBedConfig {
+            cpus: 1,
+            xen_options: String::new(),
             xen: "4.20".into(),
             model: DiskModel::Nvme,
             image: PathBuf::new(),

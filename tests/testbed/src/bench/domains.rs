@@ -10,7 +10,14 @@ use crate::dom0::Dom0;
 use crate::failure::{Doing, Result};
 use crate::guest::{Guest, XL_LIMIT, console_log};
 use crate::machine::{Content, Dom0File};
+use crate::shell::until;
 
+/// What a user may call what [`DriverDomain::note_costs`] tells, when only some of everything is wanted.
+pub const COSTS: &str = "start and memory";
+/// The configuration of a Linux driver domain.
+const LINUX: &str = "/root/xl/linux-driver-domain.cfg";
+/// In it: the time of its log at which it served.
+const SERVING: &str = "dmesg | sed -n 's/^\\[ *\\([0-9.]*\\)\\] init: serving.*/\\1/p'";
 /// Memory of a guest in MiB.
 const GUEST_MIB: u32 = 256;
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -20,7 +27,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 pub struct DriverDomain {
     /// Its name in `xl list`.
     pub name: &'static str,
-    /// Seconds from the start of `xl create` until it served or, a Linux one, ran commands.
+    /// Seconds from the start of `xl create` until it served.
     start_seconds: f64,
     /// Of those, from its first moment on, by its own clock.
     inside_seconds: f64,
@@ -31,41 +38,43 @@ pub struct DriverDomain {
 }
 
 impl DriverDomain {
-    /// Creates one that owns the device at `bdf`; a Linux one is up when this returns.
+    /// Creates one of ours that owns the device at `bdf`; it serves when this returns.
     ///
     /// # Errors
-    /// It could not be created, or did not come up in time.
+    /// It could not be created, or did not serve in time.
     pub fn create(dom0: &Dom0, name: &'static str, config: &str, bdf: &str) -> Result<Self> {
-        let (linux, log) = (config.contains("linux"), console_log(name));
-        let wait = if linux {
-            format!("guest-wait {log} 1 90")
-        } else {
-            format!("for i in $(seq 1000); do grep -q 'serving;' {log} && break; sleep 0.02; done; [ $i -lt 1000 ]")
-        };
-        let script = format!(
-            "start=$(date +%s%3N)\n\
-             xl create {config} 'name=\"{name}\"' 'pci=[\"{bdf}\"]' >&2 || exit 1\n\
-             {wait} || exit 1\n\
-             echo @ms $(($(date +%s%3N) - start)) mib $(xl list {name} | awk 'NR == 2 {{ print $3 }}')"
-        );
-        let said = dom0.check(&script, Duration::from_secs(150))?;
-        let (start_seconds, memory_mib) = (value(&said, "@ms")? / 1000.0, value(&said, "mib")?);
-        if linux {
-            dom0.check("sleep 2", XL_LIMIT)?;
-        }
-        let domain = Self { name, start_seconds, inside_seconds: 0.0, memory_mib, linux, dom0: dom0.clone() };
-        Ok(Self { inside_seconds: domain.inside_seconds()?, ..domain })
+        let log = console_log(name);
+        let wait =
+            format!("for i in $(seq 1000); do grep -q 'serving;' {log} && break; sleep 0.02; done; [ $i -lt 1000 ]");
+        let [started, serving] = xl_create(dom0, name, config, bdf, &wait)?;
+        let inside = dom0.check(&format!("awk '/serving;/ {{ print \"inside\", $1; exit }}' {log}"), XL_LIMIT)?;
+        Self::since(dom0, name, false, (serving - started) / 1000.0, value(&inside, "inside")?)
     }
 
-    /// The time of its own log at which it was up.
-    fn inside_seconds(&self) -> Result<f64> {
-        let said = if self.linux {
-            let script = "dmesg | sed -n 's/^\\[ *\\([0-9.]*\\)\\] init: boot done.*/\\1/p'";
-            Guest::join(&self.dom0, self.name)?.check(script, COMMAND_LIMIT)?
-        } else {
-            self.dom0.check(&format!("awk '/serving;/ {{ print $1; exit }}' {}", console_log(self.name)), XL_LIMIT)?
-        };
-        said.trim().parse().doing(format!("{}'s time at which it was up, in {said:?}", self.name))
+    /// Creates a Linux one that owns the device at `bdf` and loads these modules, or those for NICs and a bridge; it serves
+    /// when this returns.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_linux(dom0: &Dom0, bdf: &str, modules: Option<&str>) -> Result<Self> {
+        let name = "linuxdom";
+        let extra = modules.map(|modules| format!(" 'extra=\"quiet console=hvc0 modules={modules}\"'"));
+        let config = format!("{LINUX}{}", extra.unwrap_or_default());
+        let [started, _] = xl_create(dom0, name, &config, bdf, &format!("guest-wait {} 1 90", console_log(name)))?;
+        let script = format!(
+            "{}; echo @now $(bash -c 'echo $EPOCHREALTIME') @up $(cat /proc/uptime) @served $({SERVING})",
+            until(&format!("[ -n \"$({SERVING})\" ]"))
+        );
+        let said = Guest::join(dom0, name)?.check(&script, COMMAND_LIMIT)?;
+        // It was asked later than it served, but knows when that was.
+        let (first_moment, inside) = (value(&said, "@now")? - value(&said, "@up")?, value(&said, "@served")?);
+        Self::since(dom0, name, true, first_moment - started / 1000.0 + inside, inside)
+    }
+
+    /// One that served so many seconds after `xl create` began, and after its own first moment.
+    fn since(dom0: &Dom0, name: &'static str, linux: bool, start_seconds: f64, inside_seconds: f64) -> Result<Self> {
+        let memory = dom0.check(&format!("xl list {name} | awk 'NR == 2 {{ print \"mib\", $3 }}'"), XL_LIMIT)?;
+        Ok(Self { name, start_seconds, inside_seconds, memory_mib: value(&memory, "mib")?, linux, dom0: dom0.clone() })
     }
 
     /// Commands in Dom0.
@@ -147,6 +156,18 @@ impl DriverDomain {
         );
         Guest::join(&self.dom0, self.name)?.check(&script, COMMAND_LIMIT).map(drop)
     }
+}
+
+/// Creates a domain and carries out what waits for it; when it began and when that ended, in ms of Dom0's clock.
+fn xl_create(dom0: &Dom0, name: &str, config: &str, bdf: &str, wait: &str) -> Result<[f64; 2]> {
+    let script = format!(
+        "start=$(date +%s%3N)\n\
+         xl create {config} 'name=\"{name}\"' 'pci=[\"{bdf}\"]' >&2 || exit 1\n\
+         {wait} || exit 1\n\
+         echo @started $start @ended $(date +%s%3N)"
+    );
+    let said = dom0.check(&script, Duration::from_secs(150))?;
+    Ok([value(&said, "@started")?, value(&said, "@ended")?])
 }
 
 /// Creates a guest with one more setting, as `xl` writes it, and waits until it runs commands.

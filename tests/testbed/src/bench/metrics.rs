@@ -53,7 +53,7 @@ metrics! {
     CPU_PER_GIB: "driver domain's CPU per GiB of TCP", "s/GiB", less, linux 0.25;
     /// The driver domain's CPU time in the datagram measurements by the frames on the wire.
     CPU_PER_PACKET: "driver domain's CPU per small packet", "µs", less, linux 0.25;
-    /// From the start of `xl create` until the driver domain says that it serves or, a Linux one, runs commands.
+    /// From the start of `xl create` until the driver domain serves: says so or, a Linux one, has its card in the bridge or its disk.
     START: "xl create to serving", "s", less, linux 0.05;
     /// Of that, from the domain's first moment on, by its own clock, waiting for Dom0 and the device included.
     START_INSIDE: "the part of it after the domain's first moment", "s", less;

@@ -32,11 +32,19 @@ use crate::nic::NicModel;
 use report::Report;
 use samples::{Contender, Samples};
 
+/// Xen lets a vCPU run for a millisecond before another that wakes may take its place. On an emulated CPU that is no time
+/// at all, and each switch empties TCG's caches of addresses and code; a later option of the same name counts.
+const TIME_SLICE: &str = "sched_ratelimit_us=5000";
+
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct BenchConfig {
     /// Xen release.
     pub xen: String,
+    /// Virtual CPUs of the machine.
+    pub cpus: u8,
+    /// More of Xen's command line.
+    pub xen_options: String,
     /// How often everything is measured.
     pub rounds: usize,
     /// Only measurements whose name contains this.
@@ -56,6 +64,19 @@ impl BenchConfig {
         PathBuf::from(format!("out/logs/bench-{}-{what}", self.xen))
     }
 
+    /// What Xen is told besides what the test bed tells it.
+    fn xen_line(&self) -> String {
+        format!("{TIME_SLICE} {}", self.xen_options)
+    }
+
+    /// What a user gave to make the machine another one.
+    fn machine_choice(&self) -> String {
+        let cpus = Some(self.cpus).filter(|cpus| *cpus != 1).map(|cpus| format!(" CPUS={cpus}"));
+        let options = Some(&self.xen_options).filter(|options| !options.is_empty());
+        let options = options.map(|options| format!(" XEN_OPTIONS='{options}'"));
+        cpus.unwrap_or_default() + &options.unwrap_or_default()
+    }
+
     fn announce(&self, what: &str, count: usize) {
         let logs = self.logs(what);
         println!("==> booting Xen {} with {count} x {what} in QEMU, logs in {}", self.xen, logs.display());
@@ -68,7 +89,12 @@ impl BenchConfig {
         let variant = self.variant.as_ref().map(|options| format!(" VARIANT='{options}'")).unwrap_or_default();
         let report = Report {
             title: format!("{what} on Xen {}", self.xen),
-            command: format!("make bench {choice}={what} XEN={} ROUNDS={}{variant}", self.xen, self.rounds),
+            command: format!(
+                "make bench {choice}={what} XEN={} ROUNDS={}{variant}{}",
+                self.xen,
+                self.rounds,
+                self.machine_choice()
+            ),
             rows: samples.rows(),
         };
         self.write_all(what, [&report.json()?, &report.markdown(), &report.svg()])
@@ -99,7 +125,8 @@ impl BenchConfig {
 
     fn bed_config(&self, nic: NicModel, contenders: &'static [Contender], logs: PathBuf) -> bed::BedConfig {
         let (image, load) = (self.images.join("netback-dom"), self.load.clone());
-        bed::BedConfig { xen: self.xen.clone(), nic, contenders, image, load, logs }
+        let (xen, xen_options) = (self.xen.clone(), self.xen_line());
+        bed::BedConfig { xen, cpus: self.cpus, xen_options, nic, contenders, image, load, logs }
     }
 
     /// Measures how a driver domain bears more and more guests: those of the machine that `set_up` boots.
@@ -128,7 +155,12 @@ impl BenchConfig {
         let _ = machine.collect_logs();
         let report = growth::GrowthReport {
             title: format!("Growth: {what} on Xen {}", self.xen),
-            command: format!("make bench BENCH=growth {choice}={what} XEN={} ROUNDS={}", self.xen, self.rounds),
+            command: format!(
+                "make bench BENCH=growth {choice}={what} XEN={} ROUNDS={}{}",
+                self.xen,
+                self.rounds,
+                self.machine_choice()
+            ),
             aim_fairness: growth::AIM_FAIRNESS,
             kind,
             points,
@@ -139,6 +171,8 @@ impl BenchConfig {
     fn disk_bed_config(&self, model: DiskModel, logs: PathBuf) -> disks::DiskBedConfig {
         disks::DiskBedConfig {
             xen: self.xen.clone(),
+            cpus: self.cpus,
+            xen_options: self.xen_line(),
             model,
             image: self.images.join("blkback-dom"),
             variant: self.variant.clone(),

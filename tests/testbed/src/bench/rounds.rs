@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::bed::{Bed, Station};
 use super::corner::{Measure, Measured, one, take_counted_turns, take_turns, two};
+use super::domains::COSTS;
 use super::hypercalls;
 use super::metrics as m;
 use super::network::{self, Direction, Place};
@@ -47,7 +48,7 @@ fn dom0(station: &Station, metric: Metric, direction: Direction) -> Option<Measu
 pub fn run(bed: &Bed, rounds: usize, only: &str) -> Samples {
     let mut samples = Samples::default();
     for station in &bed.stations {
-        if let Some(domain) = station.domain.as_ref().filter(|_| only.is_empty()) {
+        if let Some(domain) = station.domain.as_ref().filter(|_| COSTS.contains(only)) {
             domain.note_costs(station.contender, &mut samples);
         }
     }

@@ -2,6 +2,7 @@
 
 use super::corner::{Measure, Measured, Moved, take_counted_turns};
 use super::disks::{DiskBed, DiskPlace};
+use super::domains::COSTS;
 use super::hypercalls;
 use super::metrics as m;
 use super::network::value;
@@ -68,7 +69,7 @@ fn measure(place: &DiskPlace, options: &str) -> Result<Seen> {
 pub fn run(bed: &DiskBed, rounds: usize, only: &str) -> Samples {
     let mut samples = Samples::default();
     for place in &bed.places {
-        if let Some(domain) = place.domain.as_ref().filter(|_| only.is_empty()) {
+        if let Some(domain) = place.domain.as_ref().filter(|_| COSTS.contains(only)) {
             domain.note_costs(place.contender, &mut samples);
         }
     }

@@ -27,8 +27,6 @@ const RAMDISK: &str = "/root/stock.cpio";
 const AT_ONCE: usize = 4;
 /// How long pausing all guests of a crowd may take.
 const PAUSE_LIMIT: Duration = Duration::from_secs(120);
-/// The configuration of a Linux driver domain.
-pub(super) const LINUX: &str = "/root/xl/linux-driver-domain.cfg";
 
 /// A driver domain and its guests.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ pub(super) const OUTPUT: &str = "/run/growth";
 /// A guest did not take part.
 pub(super) fn run<'a>(guests: &'a [Guest], count: usize, watcher: &Guest, scripts: [String; 2]) -> Result<&'a [Guest]> {
     let guests = guests.get(..count).ok_or_else(|| Failure::new(format!("there are no {count} guests")))?;
-    let attempt = |lead: u32| {
+    let attempt = |lead: f64| {
         launch(guests, watcher, &scripts, lead).inspect_err(|_| {
             // Those who were told nevertheless are not to run into the next measurement.
             for guest in guests.iter().chain([watcher]) {
@@ -36,20 +36,20 @@ pub(super) fn run<'a>(guests: &'a [Guest], count: usize, watcher: &Guest, script
         })
     };
     // Somebody who is told too late says so; a machine that is slower for a while needs more of a lead.
-    let ends = attempt(2).or_else(|_| attempt(4)).or_else(|_| attempt(8))?;
+    let ends = attempt(1.5).or_else(|_| attempt(3.0)).or_else(|_| attempt(6.0))?;
     thread::sleep(ends.saturating_duration_since(Instant::now()));
     Ok(guests)
 }
 
 /// Tells everyone when to start; about when all will have ended. Telling one may take `lead` times as long as asking the
 /// watcher.
-fn launch(guests: &[Guest], watcher: &Guest, [work, watch]: &[String; 2], lead: u32) -> Result<Instant> {
+fn launch(guests: &[Guest], watcher: &Guest, [work, watch]: &[String; 2], lead: f64) -> Result<Instant> {
     let asked = Instant::now();
     let now: u64 = watcher.check("date +%s%3N", LIMIT)?.trim().parse().doing("the watcher's time")?;
     let (answered, took) = (Instant::now(), asked.elapsed());
     // Each guest is told as the watcher was asked.
     let tellings = u32::try_from(guests.len()).unwrap_or(u32::MAX).saturating_add(1);
-    let lead = took.saturating_mul(tellings).saturating_mul(lead).saturating_add(Duration::from_secs(2));
+    let lead = took.saturating_mul(tellings).mul_f64(lead).saturating_add(Duration::from_secs(2));
     let start = now.saturating_add(u64::try_from(lead.as_millis()).unwrap_or(u64::MAX));
     for guest in guests {
         guest.check(&at(start, work), LIMIT).doing(format!("telling {}", guest.name))?;
@@ -73,15 +73,15 @@ fn at(start: u64, command: &str) -> String {
     )
 }
 
-/// What a guest's command said, as soon as a line of that matches.
+/// What a guest's command said, as soon as a line of that matches, and then what another script says.
 ///
 /// # Errors
 /// The generator failed, or no line has matched for a minute.
-pub(super) fn wait_for(guest: &Guest, line: &str) -> Result<String> {
+pub(super) fn wait_for(guest: &Guest, line: &str, then: &str) -> Result<String> {
     let script = format!(
         "for i in $(seq 300); do\n\
          grep -q '^load:' {OUTPUT} && break\n\
-         grep -q '{line}' {OUTPUT} && cat {OUTPUT} && exit 0\n\
+         grep -q '{line}' {OUTPUT} && cat {OUTPUT} && {{ {then}; exit 0; }}\n\
          sleep 0.2\ndone\n\
          cat {OUTPUT}; exit 1"
     );

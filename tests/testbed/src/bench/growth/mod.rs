@@ -8,11 +8,13 @@ mod load;
 mod network;
 mod plot;
 mod report;
+mod sender;
 mod storage;
 
 pub use crowd::{CONTENDERS, CROWD, Crowd, Members};
 pub use network::NetworkBed;
 pub use report::{AIM_FAIRNESS, GrowthReport};
+pub use sender::SenderCounts;
 pub use storage::StorageBed;
 
 use serde::Serialize;
@@ -29,6 +31,10 @@ pub const COUNTS: [usize; 5] = [1, 2, 4, 8, 16];
 pub enum Load {
     /// Send over TCP.
     Out,
+    /// The same with packets that stay large. Linux makes them smaller the longer answers take, down to two segments, so
+    /// guests that wait for a processor soon send what costs most for each byte.
+    #[serde(rename = "large-out")]
+    LargeOut,
     /// Receive over TCP.
     In,
     /// Read from anywhere on a disk.
@@ -42,6 +48,7 @@ impl Load {
     const fn word(self) -> &'static str {
         match self {
             Self::Out => "out",
+            Self::LargeOut => "out, large packets",
             Self::In => "in",
             Self::Read => "read",
             Self::Write => "write",
@@ -53,7 +60,7 @@ impl Load {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Kind {
     /// The loads, one after the other.
-    pub loads: [Load; 2],
+    pub loads: &'static [Load],
     /// What a load is.
     pub work: &'static str,
     /// Unit of the rates.
@@ -66,7 +73,7 @@ pub struct Kind {
 
 /// Of the network.
 pub const NETWORK: Kind = Kind {
-    loads: [Load::Out, Load::In],
+    loads: &[Load::Out, Load::LargeOut, Load::In],
     work: "TCP, one stream for each guest",
     rate: "Mbit/s",
     cpu: "s/GiB",
@@ -74,7 +81,7 @@ pub const NETWORK: Kind = Kind {
 };
 /// Of storage.
 pub const STORAGE: Kind = Kind {
-    loads: [Load::Read, Load::Write],
+    loads: &[Load::Read, Load::Write],
     work: "4 KiB anywhere, four requests under way for each guest",
     rate: "requests/s",
     cpu: "µs/request",
@@ -94,12 +101,15 @@ pub struct Seen {
     pub latency: Option<f64>,
     /// What our domain has in use of its memory.
     pub memory_used_kib: Option<f64>,
+    /// What each guest counted, if they sent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub senders: Vec<SenderCounts>,
 }
 
 impl Seen {
     fn new(rates: Vec<f64>, cpu: f64, latency: Option<f64>, memory_used_kib: Option<f64>) -> Self {
         let cpu = Some(cpu).filter(|cpu| cpu.is_finite());
-        Self { fairness: fairness(&rates), rates, cpu, latency, memory_used_kib }
+        Self { fairness: fairness(&rates), rates, cpu, latency, memory_used_kib, senders: Vec::new() }
     }
 }
 
@@ -135,7 +145,7 @@ pub fn run<C: Crowd>(crowds: &[C], kind: &Kind, rounds: usize, only: &str) -> Ve
         println!("round {} of {rounds}", round.saturating_add(1));
         for (step, guests) in COUNTS.into_iter().enumerate() {
             let first = round.saturating_add(step);
-            for load in kind.loads {
+            for load in kind.loads.iter().copied() {
                 let name = format!("{guests} guests {}", load.word());
                 if name.contains(only) {
                     let (measured, said) = measure_all(crowds, first, |crowd| {
@@ -144,7 +154,7 @@ pub fn run<C: Crowd>(crowds: &[C], kind: &Kind, rounds: usize, only: &str) -> Ve
                         members.let_run(guests, false)?;
                         Ok(Point { round, contender: members.contender, guests, load, seen: seen? })
                     });
-                    println!("  {name:<16}{said}");
+                    println!("  {name:<29}{said}");
                     points.extend(measured);
                 }
             }

@@ -7,9 +7,9 @@ use super::super::domains::DriverDomain;
 use super::super::network::{Direction, mbit_per_second, round_trips};
 use super::super::ramdisk::LOAD;
 use super::super::samples::{Contender, float, percentile};
-use super::crowd::{self, CROWD, Crowd, LINUX, MACHINE_MIB, Members};
+use super::crowd::{self, CROWD, Crowd, MACHINE_MIB, Members};
 use super::load::{self, COOL_DOWN_MS, OUTPUT, WARM_UP_MS, WINDOW_MS};
-use super::{Load, Seen};
+use super::{Load, Seen, sender};
 use crate::dom0::Dom0;
 use crate::failure::{Doing, Failure, Result};
 use crate::guest::{Guest, GuestConfig, XL_LIMIT, mac};
@@ -22,6 +22,9 @@ const OURS: &str = "/root/xl/netback-dom.cfg 'memory=32'";
 /// How long a guest may wait for its address: all of a crowd ask at once, and a Linux driver domain ties their vifs to the
 /// bridge one after the other.
 const ADDRESS_LIMIT: Duration = Duration::from_secs(180);
+/// The least segments of a packet, if enough data is at hand: what Linux has without being told, and 58 KB.
+const LINUX_DEFAULT: u8 = 2;
+const LARGE: u8 = 40;
 /// Pings, 100 ms apart: they begin and end within the window.
 const PINGS: usize = 60;
 
@@ -65,15 +68,18 @@ impl NetworkCrowd {
     fn set_up(dom0: &Dom0, contender: Contender, wire: Wire, nic: &Nic) -> Result<Self> {
         dom0.check(&format!("xl pci-assignable-add {}", nic.bdf()), XL_LIMIT)?;
         let linux = contender == Contender::Linux;
-        let (name, config) = if linux { ("linuxdom", LINUX) } else { ("netdom", OURS) };
-        let domain = DriverDomain::create(dom0, name, config, &nic.bdf())?;
+        let domain = if linux {
+            DriverDomain::create_linux(dom0, &nic.bdf(), None)?
+        } else {
+            DriverDomain::create(dom0, "netdom", OURS, &nic.bdf())?
+        };
         let [_, _, network, _] = wire.config.address.octets();
         if linux {
             // Its loop is needed for each new vif, and slows everyone's boot.
             domain.calm()?;
         }
         let with_vif = |number| GuestConfig {
-            vifs: vec![format!("mac={},backend={name}", mac(number, network))],
+            vifs: vec![format!("mac={},backend={}", mac(number, network), domain.name)],
             ..crowd::config(contender, number, "")
         };
         let configs: Vec<_> = (1..=CROWD).map(with_vif).collect();
@@ -91,13 +97,15 @@ impl NetworkCrowd {
     }
 
     /// What the guests, and the watcher, are to run.
-    fn scripts(&self, direction: Direction) -> [String; 2] {
+    fn scripts(&self, load: Load, direction: Direction) -> [String; 2] {
         let (verb, port) = direction.service();
+        let segments = if load == Load::LargeOut { LARGE } else { LINUX_DEFAULT };
+        let sysctl = format!("echo {segments} >/proc/sys/net/ipv4/tcp_min_tso_segs");
         let address = self.wire.config.address;
         let generator = format!(
             "{LOAD} {verb} {address}:{port} --warm-up-ms {WARM_UP_MS} --milliseconds {WINDOW_MS} --cool-down-ms {COOL_DOWN_MS}"
         );
-        [generator, format!("ping -c {PINGS} -i 0.1 -W 3 {address}")]
+        [format!("{sysctl}; {}", sender::noted_before(&generator)), format!("ping -c {PINGS} -i 0.1 -W 3 {address}")]
     }
 }
 
@@ -108,24 +116,28 @@ impl Crowd for NetworkCrowd {
 
     fn measure(&self, count: usize, load: Load) -> Result<Seen> {
         let direction = match load {
-            Load::Out => Direction::Out,
+            Load::Out | Load::LargeOut => Direction::Out,
             Load::In => Direction::In,
             Load::Read | Load::Write => return Err(Failure::new("this is a network")),
         };
         let Members { domain, guests, watcher, .. } = &self.members;
         let (cpu, wire) = (domain.cpu_seconds()?, self.wire.counters());
-        let guests = load::run(guests, count, watcher, self.scripts(direction))?;
-        let rates = guests.iter().map(collect_rate).collect::<Result<Vec<_>>>()?;
+        let guests = load::run(guests, count, watcher, self.scripts(load, direction))?;
+        let said = guests.iter().map(collect).collect::<Result<Vec<_>>>()?;
+        let rates = said.iter().map(|said| mbit_per_second(said)).collect::<Result<Vec<_>>>()?;
+        let sends = direction == Direction::Out;
+        let counted = said.iter().filter(|_| sends).map(|said| sender::since(said)).collect::<Result<Vec<_>>>()?;
         let latency = collect_ping(watcher)?;
         let (cpu, wire) = (domain.cpu_seconds()? - cpu, self.wire.counters().since(&wire));
         let gib = float(wire.bytes_in.saturating_add(wire.bytes_out)) / float(1 << 30);
-        Ok(Seen::new(rates, cpu / gib, latency, domain.memory_used_kib()?))
+        Ok(Seen { senders: counted, ..Seen::new(rates, cpu / gib, latency, domain.memory_used_kib()?) })
     }
 }
 
-/// Mbit/s of one guest, as soon as its generator has ended. Who gets nothing while others do has a rate of 0.
-fn collect_rate(guest: &Guest) -> Result<f64> {
-    mbit_per_second(&load::wait_for(guest, "^bytes ")?)
+/// What a guest's generator said, as soon as it has ended, and what its TCP counted. Who gets nothing while others do has a
+/// rate of 0.
+fn collect(guest: &Guest) -> Result<String> {
+    load::wait_for(guest, "^bytes ", &sender::told())
 }
 
 /// The watcher's median round trip, if at least half of its pings were answered.

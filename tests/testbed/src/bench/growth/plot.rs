@@ -20,8 +20,8 @@ pub(super) fn svg(report: &GrowthReport) -> String {
     let throughputs = Axes { left: LEFT[0], top: most * 1.1, title: format!("{} of all guests", report.kind.rate) };
     let fairness = Axes { left: LEFT[1], top: 1.0, title: "fairness (Jain's index)".into() };
     let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"320\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"760\" height=\"320\" fill=\"white\"/>\n<text x=\"10\" y=\"18\">{}</text>\n",
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"760\" height=\"340\" font-family=\"sans-serif\" font-size=\"12\">\n\
+         <rect width=\"760\" height=\"340\" fill=\"white\"/>\n<text x=\"10\" y=\"18\">{}</text>\n",
         report.title
     );
     text.push_str(&throughputs.svg());
@@ -109,24 +109,25 @@ struct Line<'a> {
     dashes: &'static str,
 }
 
-/// The loads: the first is drawn through, the second is dashed.
+/// The loads: the first is drawn through, the second is dashed, the third dotted.
 fn drawn(kind: &Kind) -> impl Iterator<Item = (Load, &'static str)> {
-    kind.loads.into_iter().zip(["", " stroke-dasharray=\"6 3\""])
+    kind.loads.iter().copied().zip(["", " stroke-dasharray=\"6 3\"", " stroke-dasharray=\"2 2\""])
 }
 
 fn legend(kind: &Kind) -> String {
     let mut text = String::from("<text x=\"60\" y=\"284\">guests at once</text>\n");
-    let mut x = LEFT[0];
-    for (_, name, colour) in LINES {
+    for ((_, name, colour), y) in LINES.into_iter().zip([304.0, 324.0]) {
+        let mut x = LEFT[0];
         for (load, dashes) in drawn(kind) {
             let (end, words) = (x + 30.0, x + 36.0);
             let _ = writeln!(
                 text,
-                "<line x1=\"{x}\" x2=\"{end}\" y1=\"304\" y2=\"304\" stroke=\"{colour}\"{dashes}/>\
-                 <text x=\"{words}\" y=\"308\">{name}, {}</text>",
+                "<line x1=\"{x}\" x2=\"{end}\" y1=\"{y}\" y2=\"{y}\" stroke=\"{colour}\"{dashes}/>\
+                 <text x=\"{words}\" y=\"{}\">{name}, {}</text>",
+                y + 4.0,
                 load.word(),
             );
-            x += 120.0;
+            x += 190.0;
         }
     }
     text

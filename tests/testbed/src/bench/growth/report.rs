@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::super::samples::{Contender, percentile};
-use super::{COUNTS, Kind, Load, Point, plot};
+use super::{COUNTS, Kind, Load, Point, plot, sender};
 use crate::failure::{Doing, Result};
 
 /// The least Jain's index that our domain is to have with the most guests.
@@ -35,7 +35,7 @@ impl GrowthReport {
         serde_json::to_string_pretty(self).map(|text| text + "\n").doing("writing JSON")
     }
 
-    /// Medians of the rounds as a table.
+    /// Medians of the rounds as a table, and what senders counted as another.
     #[must_use]
     pub fn markdown(&self) -> String {
         let mut text = format!(
@@ -56,7 +56,7 @@ impl GrowthReport {
         for (load, guests) in self.kind.loads.iter().flat_map(|load| COUNTS.map(|guests| (*load, guests))) {
             text.push_str(&self.line(load, guests));
         }
-        text
+        text + &sender::table(&self.points)
     }
 
     fn line(&self, load: Load, guests: usize) -> String {
@@ -134,7 +134,7 @@ pub(super) mod tests {
 
     pub(in super::super) fn point(contender: Contender, guests: usize, rates: &[f64], fairness: f64) -> Point {
         let (rates, fairness, cpu) = (rates.to_vec(), Some(fairness), Some(1.25));
-        let seen = Seen { rates, fairness, cpu, latency: None, memory_used_kib: None };
+        let seen = Seen { rates, fairness, cpu, latency: None, memory_used_kib: None, senders: Vec::new() };
         Point { round: 0, contender, guests, load: Load::Out, seen }
     }
 

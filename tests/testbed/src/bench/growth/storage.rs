@@ -5,12 +5,12 @@
 use std::fs::File;
 use std::time::Duration;
 
-use super::super::disks::{DISK_BYTES, DiskBedConfig, claim_for_linux, target};
+use super::super::disks::{DISK_BYTES, DiskBedConfig, create_linux, target};
 use super::super::domains::DriverDomain;
 use super::super::network::value;
 use super::super::ramdisk::LOAD;
 use super::super::samples::Contender;
-use super::crowd::{self, CONTENDERS, CROWD, Crowd, LINUX, MACHINE_MIB, Members};
+use super::crowd::{self, CONTENDERS, CROWD, Crowd, MACHINE_MIB, Members};
 use super::load::{self, COOL_DOWN_MS, WARM_UP_MS, WINDOW_MS};
 use super::{Load, Seen};
 use crate::bed::images;
@@ -63,9 +63,9 @@ impl StorageBed {
             nics: Vec::new(),
             disks,
             files: crowd::files(&config.image, "blkback-dom.cfg", &stock, &config.load),
-            cpus: 1,
+            cpus: config.cpus,
             memory_mib: MACHINE_MIB,
-            xen_options: String::new(),
+            xen_options: config.xen_options.clone(),
         })?;
         let _ = std::fs::remove_file(&stock);
         let mut crowds = Vec::new();
@@ -81,14 +81,14 @@ impl StorageCrowd {
     fn set_up(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str) -> Result<Self> {
         dom0.check(&format!("xl pci-assignable-add {bdf}"), XL_LIMIT)?;
         let linux = contender == Contender::Linux;
-        let (name, config) = if linux { ("linuxdom", LINUX) } else { ("blkdom", OURS) };
-        let domain = DriverDomain::create(dom0, name, config, bdf)?;
-        let target = if linux {
-            claim_for_linux(dom0, &domain, model, CROWD)?.to_owned()
+        let (domain, target) = if linux {
+            let (domain, disk) = create_linux(dom0, model, bdf, CROWD)?;
+            (domain, disk.to_owned())
         } else {
             // Everyone writes to all of it, which is a mistake unless it is said.
-            format!("{},shared", target(model))
+            (DriverDomain::create(dom0, "blkdom", OURS, bdf)?, format!("{},shared", target(model)))
         };
+        let name = domain.name;
         let disk =
             format!("'disk=[\"format=raw,backendtype=phy,backend={name},vdev=xvda,access=rw,target={target}\"]'");
         let configs: Vec<_> = (1..=CROWD).map(|number| crowd::config(contender, number, &disk)).collect();
@@ -109,7 +109,7 @@ impl Crowd for StorageCrowd {
         let reads = match load {
             Load::Read => 100,
             Load::Write => 0,
-            Load::Out | Load::In => return Err(Failure::new("these are disks")),
+            Load::Out | Load::LargeOut | Load::In => return Err(Failure::new("these are disks")),
         };
         let Members { domain, guests, watcher, .. } = &self.members;
         let cpu = domain.cpu_seconds()?;
@@ -143,7 +143,7 @@ struct Done {
 }
 
 fn collect(guest: &Guest) -> Result<Done> {
-    let said = load::wait_for(guest, "^ios ")?;
+    let said = load::wait_for(guest, "^ios ", "true")?;
     let per_second = value(&said, "ios")? * 1e6 / value(&said, "us")?;
     Ok(Done { per_second, median_us: value(&said, "p50")?, all: value(&said, "all")? })
 }
