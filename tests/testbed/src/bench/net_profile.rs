@@ -35,10 +35,18 @@ const LOADS: &[Load] = &[
         start: |s| in_guest(s, &format!("udp-send {}:{SINK_PORT}", s.wire.config.address)),
     },
     Load { name: "small packets wire to guest, 2000/s", start: datagrams_in },
+    Load { name: "pings, one after the other", start: pings },
 ];
 
 fn in_guest(station: &Station, what: &str) -> Result<()> {
     let script = format!("{LOAD} {what} --milliseconds {LOAD_MS} >/dev/null 2>&1 &");
+    station.guest.check(&script, XL_LIMIT).map(drop)
+}
+
+/// The next one as soon as the last is answered.
+fn pings(station: &Station) -> Result<()> {
+    let seconds = LOAD_MS.div_euclid(1000);
+    let script = format!("ping -q -A -w {seconds} {} >/dev/null 2>&1 &", station.wire.config.address);
     station.guest.check(&script, XL_LIMIT).map(drop)
 }
 

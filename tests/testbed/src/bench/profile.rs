@@ -54,7 +54,7 @@ impl Sampler<'_> {
             let _ = writeln!(section, "{frames_in:.0} frames/s out of the card, {frames_out:.0} into it.\n");
         }
         let _ = writeln!(section, "{}", places(&samples, &self.symbols, &self.machine.dom0)?);
-        self.guest.check("killall load; sleep 1", XL_LIMIT)?;
+        self.guest.check("killall load ping 2>/dev/null; sleep 1", XL_LIMIT)?;
         println!("{section}");
         Ok(section)
     }
