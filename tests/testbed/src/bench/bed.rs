@@ -133,7 +133,7 @@ impl Bed {
                 served(dom0, contender, wire, domain)
             }
             Contender::Linux => {
-                let domain = DriverDomain::create_linux(&dom0, &nic.bdf(), None)?;
+                let domain = DriverDomain::create_linux(&dom0, &nic.bdf(), &linux_modules(nic.model))?;
                 served(dom0, contender, wire, domain)
             }
             Contender::Bare => bare(dom0, wire, nic),
@@ -178,7 +178,7 @@ fn slots() -> impl Iterator<Item = u8> {
 fn bare(dom0: Dom0, wire: Wire, nic: &Nic) -> Result<Station> {
     let contender = Contender::Bare;
     let guest = create_bare(&dom0, contender.name(), &nic.bdf())?;
-    let modules = format!("modprobe xen-pcifront; modprobe {}", module(nic.model));
+    let modules = format!("modprobe xen-pcifront; modprobe {}", module(nic.model).replace(',', "; modprobe "));
     guest.check(&modules, COMMAND_LIMIT).doing("loading the card's driver")?;
     let address = guest.bring_up("eth0", ADDRESS_LIMIT)?;
     Ok(Station { contender, wire, guest, address, peer: None, dom0_interface: None, domain: None, dom0 })
@@ -217,13 +217,18 @@ fn served(dom0: Dom0, contender: Contender, wire: Wire, domain: DriverDomain) ->
     })
 }
 
-/// The Linux module for a card.
+/// What a Linux driver domain with such a card needs, and nothing else.
+pub(super) fn linux_modules(model: NicModel) -> String {
+    format!("{},bridge,xen-netback", module(model))
+}
+
+/// The Linux modules for a card.
 fn module(model: NicModel) -> &'static str {
     match model {
         NicModel::E1000 => "e1000",
         NicModel::E1000e => "e1000e",
         NicModel::Igb => "igb",
-        NicModel::Virtio | NicModel::VirtioQueues => "virtio_pci; modprobe virtio_net",
+        NicModel::Virtio | NicModel::VirtioQueues => "virtio_pci,virtio_net",
     }
 }
 

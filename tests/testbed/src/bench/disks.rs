@@ -185,7 +185,7 @@ fn vbd_guest(dom0: &Dom0, name: &str, backend: &str, target: &str) -> Result<Gue
 /// The domain could not be created, or finds no disk.
 pub(super) fn create_linux(dom0: &Dom0, model: DiskModel, bdf: &str, vbds: u8) -> Result<(DriverDomain, &'static str)> {
     let (modules, disk) = linux_disk(model);
-    let domain = DriverDomain::create_linux(dom0, bdf, Some(&format!("xen-blkback,{modules}")))?;
+    let domain = DriverDomain::create_linux(dom0, bdf, &format!("xen-blkback,{modules}"))?;
     domain.calm()?;
     Guest::join(dom0, domain.name)?.check(&plug_script(disk, vbds), COMMAND_LIMIT)?;
     Ok((domain, disk))

@@ -86,13 +86,15 @@ impl BenchConfig {
     fn publish(&self, what: &str, choice: &str, machine: &Machine, samples: &Samples) -> Result<()> {
         // The logs are for people; what was measured was measured.
         let _ = machine.collect_logs();
+        let only = Some(&self.only).filter(|only| !only.is_empty()).map(|only| format!(" ONLY='{only}'"));
         let variant = self.variant.as_ref().map(|options| format!(" VARIANT='{options}'")).unwrap_or_default();
         let report = Report {
             title: format!("{what} on Xen {}", self.xen),
             command: format!(
-                "make bench {choice}={what} XEN={} ROUNDS={}{variant}{}",
+                "make bench {choice}={what} XEN={} ROUNDS={}{}{variant}{}",
                 self.xen,
                 self.rounds,
+                only.unwrap_or_default(),
                 self.machine_choice()
             ),
             rows: samples.rows(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::bed::{BedConfig, boot};
+use super::super::bed::{BedConfig, boot, linux_modules};
 use super::super::domains::DriverDomain;
 use super::super::network::{Direction, mbit_per_second, round_trips};
 use super::super::ramdisk::LOAD;
@@ -69,7 +69,7 @@ impl NetworkCrowd {
         dom0.check(&format!("xl pci-assignable-add {}", nic.bdf()), XL_LIMIT)?;
         let linux = contender == Contender::Linux;
         let domain = if linux {
-            DriverDomain::create_linux(dom0, &nic.bdf(), None)?
+            DriverDomain::create_linux(dom0, &nic.bdf(), &linux_modules(nic.model))?
         } else {
             DriverDomain::create(dom0, "netdom", OURS, &nic.bdf())?
         };
