@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::corner::{Corner, Moved};
-use super::domains::{DriverDomain, create_bare, create_guest, guest_config};
+use super::domains::{DriverDomain, create_bare, create_guest, guest_config, modprobe};
 use super::ramdisk::{self, LOAD};
 use super::samples::{Contender, float};
 use super::work::Work;
@@ -178,8 +178,7 @@ fn slots() -> impl Iterator<Item = u8> {
 fn bare(dom0: Dom0, wire: Wire, nic: &Nic) -> Result<Station> {
     let contender = Contender::Bare;
     let guest = create_bare(&dom0, contender.name(), &nic.bdf())?;
-    let modules = format!("modprobe xen-pcifront; modprobe {}", module(nic.model).replace(',', "; modprobe "));
-    guest.check(&modules, COMMAND_LIMIT).doing("loading the card's driver")?;
+    guest.check(&modprobe(module(nic.model)), COMMAND_LIMIT).doing("loading the card's driver")?;
     let address = guest.bring_up("eth0", ADDRESS_LIMIT)?;
     Ok(Station { contender, wire, guest, address, peer: None, dom0_interface: None, domain: None, dom0 })
 }
@@ -222,7 +221,7 @@ pub(super) fn linux_modules(model: NicModel) -> String {
     format!("{},bridge,xen-netback", module(model))
 }
 
-/// The Linux modules for a card.
+/// The Linux modules for a card, separated by commas.
 fn module(model: NicModel) -> &'static str {
     match model {
         NicModel::E1000 => "e1000",

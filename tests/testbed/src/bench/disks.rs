@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::corner::{Corner, Moved};
-use super::domains::{DriverDomain, create_bare, create_guest};
+use super::domains::{DriverDomain, create_bare, create_guest, modprobe};
 use super::ramdisk::{self, LOAD};
 use super::samples::{Contender, float};
 use super::work::Work;
@@ -164,8 +164,7 @@ fn place(dom0: &Dom0, contender: Contender, model: DiskModel, bdf: &str, options
         Contender::Bare => {
             let guest = create_bare(dom0, name, bdf)?;
             let (modules, disk) = linux_disk(model);
-            let modules = modules.replace(',', "; modprobe ");
-            guest.check(&format!("modprobe xen-pcifront; modprobe {modules}"), COMMAND_LIMIT)?;
+            guest.check(&modprobe(modules), COMMAND_LIMIT)?;
             (guest, disk, None)
         }
     };
@@ -212,7 +211,7 @@ pub(super) fn target(model: DiskModel) -> &'static str {
     }
 }
 
-/// The modules that drive it in Linux, and what Linux calls it.
+/// The modules that drive it in Linux, separated by commas, and what Linux calls it.
 fn linux_disk(model: DiskModel) -> (&'static str, &'static str) {
     match model {
         DiskModel::Nvme => ("nvme", "/dev/nvme0n1"),

@@ -182,6 +182,12 @@ pub fn create_guest(dom0: &Dom0, name: &str, setting: &str) -> Result<Guest> {
     Guest::join(dom0, name)
 }
 
+/// A script that loads what a guest needs for a passed-through device, and these modules, separated by commas.
+#[must_use]
+pub fn modprobe(modules: &str) -> String {
+    format!("modprobe xen-pcifront; modprobe {}", modules.replace(',', "; modprobe "))
+}
+
 /// Creates a guest that owns the device at `bdf`.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ const NOW: &str = "@now";
 const TELL: &str = "cat /proc/net/snmp /proc/net/netstat; cd /sys/class/net/eth0/statistics; echo Vif: packets bytes; \
                     echo Vif: $(cat tx_packets tx_bytes)";
 
-/// Counts of Linux' TCP.
+/// What a guest that sends has counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct SenderCounts {
     /// Segments sent (`OutSegs`).
