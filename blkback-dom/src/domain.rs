@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
-use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform};
+use xen_pv_rt::hyp::{Copied, DmaError, Instant, MemoryUse, Platform};
 use xen_pv_rt::task::{Tasks, block_on};
 use xen_pv_rt::timekeeper::Timekeeper;
 
@@ -19,7 +19,7 @@ use crate::controllers::{NoControllers, PciControllers};
 use crate::errand::{self, Errand, WithErrand};
 use crate::patience::Patience;
 use crate::publish::{Board, VbdReport, Work, publish};
-use crate::vbd::{Blkback, Copied, Options, Turn};
+use crate::vbd::{Blkback, Options, Turn};
 use crate::volume::Catalogue;
 use crate::{rescan, scan};
 

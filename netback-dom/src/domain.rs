@@ -10,7 +10,7 @@ use core::fmt;
 
 use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
-use xen_pv_rt::hyp::{DmaError, Instant, MemoryUse, Platform, XsError};
+use xen_pv_rt::hyp::{Copied, DmaError, Instant, MemoryUse, Platform, XsError};
 use xen_pv_rt::task::{Tasks, block_on};
 use xen_pv_rt::timekeeper::Timekeeper;
 use xen_pv_rt::xenbus::read_text;
@@ -165,7 +165,7 @@ impl<H: Platform> Domain<H> {
 
     /// Leaves the latest numbers for those who report them.
     fn post(&mut self) {
-        let (copy_calls, copies) = self.netback.copied();
+        let Copied { calls: copy_calls, operations: copies } = self.netback.copied();
         let work = Work { wakeups: self.wakeups, copy_calls, copies };
         self.board.post(work, self.cards.reports(), self.netback.reports());
     }

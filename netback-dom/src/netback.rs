@@ -16,7 +16,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use xen_pv_rt::hyp::{Hypervisor, Instant};
+use xen_pv_rt::hyp::{Copied, Hypervisor, Instant};
 use xen_pv_rt::task::Tasks;
 use xen_pv_rt::xenbus::backend::Devices;
 
@@ -110,8 +110,8 @@ impl<H: Hypervisor> Netback<H> {
         plane.counters().map(|(frontend, devid, counters)| VifReport { frontend, devid, counters }).collect()
     }
 
-    /// Grant copy hypercalls since start, and the copies in them.
-    pub fn copied(&self) -> (u64, u64) {
+    /// Grant copies since start.
+    pub fn copied(&self) -> Copied {
         self.plane.borrow().copied()
     }
 }

@@ -204,10 +204,19 @@ fn fragments(start: Cursor<'_>, bytes: u32, form: Form) -> impl Iterator<Item = 
     })
 }
 
-/// Cuts spans into the pieces that a device takes. `None` if it takes none that are made of these.
-pub fn cut<'a>(spans: &'a [Span], limits: Limits) -> Option<heapless::Vec<Piece<'a>, MAX_PIECES>> {
-    let pieces: heapless::Vec<_, MAX_PIECES> = Cutter { at: Cursor::new(spans), limits }.take(MAX_PIECES).collect();
-    let covered = pieces.iter().fold(0_u64, |sum, piece| sum.saturating_add(piece.bytes.into()));
-    let wanted = spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.len.into()));
-    (covered == wanted).then_some(pieces)
+/// What a command is cut into.
+pub type Pieces<'a> = heapless::Vec<Piece<'a>, MAX_PIECES>;
+
+/// Cuts spans into the pieces that a device takes, and adds them to `pieces`: more than a KiB, and so not handed from
+/// function to function. `false` if the device takes none that are made of these.
+#[must_use]
+pub fn cut<'a>(spans: &'a [Span], limits: Limits, pieces: &mut Pieces<'a>) -> bool {
+    let mut covered = 0_u64;
+    for piece in (Cutter { at: Cursor::new(spans), limits }) {
+        covered = covered.saturating_add(piece.bytes.into());
+        if pieces.push(piece).is_err() {
+            return false;
+        }
+    }
+    covered == spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.len.into()))
 }

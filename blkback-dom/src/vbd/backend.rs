@@ -7,14 +7,13 @@ use core::cell::RefCell;
 
 use ring::Pages;
 use ring::blkif::{Abi, Limits, MAX_INDIRECT_SEGMENTS, Ring};
-use xen_pv_rt::hyp::{Access, Dma, Domid, Hypervisor, Instant};
+use xen_pv_rt::hyp::{Access, Copied, Dma, Domid, Hypervisor, Instant};
 use xen_pv_rt::task::{Signal, Tasks};
 use xen_pv_rt::xenbus::backend::{Action, Backend, Devices, Fault, Keys, Reporter};
 use xen_pv_rt::xenbus::{BackendPath, DeviceKind, FrontendPath};
 
 use super::Budget;
 use super::cause::VbdCounters;
-use super::copies::Copied;
 use super::device::VbdParts;
 use super::keys::{BackendKeys, FrontendKeys, QueueKeys, offer, offered_discard};
 use super::plane::{Controllers, Plane, Turn, VbdId};

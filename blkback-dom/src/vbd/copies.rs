@@ -1,82 +1,13 @@
-//! Batches of grant copies, across requests and vbds.
-//!
-//! All copies of one step of a turn go into one batch, which is one hypercall unless it overflows. Each
-//! operation tells its own part whether it failed; the others of the batch are unaffected.
+//! Which bytes go where: grant copies for requests. Each operation tells its own part whether it failed.
 
 use core::cell::Cell;
 
-use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, GrantCopy, GrantError, Hypervisor, PeerSpan};
+use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, GrantError, Hypervisor, PeerSpan};
 
 use super::work::{Part, Segments};
 
-/// Operations of one hypercall.
-const BATCH: usize = 64;
-
-/// Copies since some moment. They wrap.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Copied {
-    /// Hypercalls.
-    pub calls: u64,
-    /// Operations in those.
-    pub operations: u64,
-}
-
-impl Copied {
-    /// Adds those of a batch.
-    pub(super) const fn add(&mut self, more: Self) {
-        self.calls = self.calls.wrapping_add(more.calls);
-        self.operations = self.operations.wrapping_add(more.operations);
-    }
-}
-
-/// Operations that are carried out together.
-pub(super) struct CopyBatch<'h, 'a, H> {
-    hyp: &'h H,
-    ops: heapless::Vec<GrantCopy<'a>, BATCH>,
-    owners: heapless::Vec<&'a Cell<Option<GrantError>>, BATCH>,
-    /// What it took so far.
-    pub(super) copied: Copied,
-}
-
-impl<'h, 'a, H: Hypervisor> CopyBatch<'h, 'a, H> {
-    /// An empty batch.
-    pub(super) fn new(hyp: &'h H) -> Self {
-        Self { hyp, ops: heapless::Vec::new(), owners: heapless::Vec::new(), copied: Copied::default() }
-    }
-
-    /// Adds a copy of `len` bytes whose failure is noted in `owner`.
-    pub(super) fn push(
-        &mut self,
-        owner: &'a Cell<Option<GrantError>>,
-        source: CopySource<'a>,
-        dest: CopyDest<'a>,
-        len: u16,
-    ) {
-        if self.ops.is_full() {
-            self.run();
-        }
-        // There is room now, and both have the same length.
-        let _ = self.ops.push(GrantCopy::new(source, dest, len));
-        let _ = self.owners.push(owner);
-    }
-
-    /// Carries out what was added.
-    pub(super) fn run(&mut self) {
-        if self.ops.is_empty() {
-            return;
-        }
-        self.hyp.copy(&mut self.ops);
-        let operations = u64::try_from(self.ops.len()).unwrap_or(0);
-        self.copied.add(Copied { calls: 1, operations });
-        for (op, owner) in self.ops.iter().zip(&self.owners) {
-            if let Err(error) = op.status {
-                owner.set(Some(error));
-            }
-        }
-        self.ops.clear();
-        self.owners.clear();
-    }
-}
+/// Operations for parts of requests.
+pub(super) type CopyBatch<'h, 'a, H> = xen_pv_rt::hyp::CopyBatch<'h, 'a, H, &'a Cell<Option<GrantError>>>;
 
 /// Adds the copies of a write: from the frontend's pages into the part's buffers.
 pub(super) fn gather<'a, H: Hypervisor>(

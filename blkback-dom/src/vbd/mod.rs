@@ -37,7 +37,6 @@ use core::time::Duration;
 
 pub use backend::{Blkback, Options};
 pub use cause::{Cause, ErrorCounts, VbdCounters};
-pub use copies::Copied;
 pub use plane::{Controllers, Turn};
 
 /// What one vbd may make this domain hold, decided when it connects.

@@ -3,11 +3,10 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
+use xen_pv_rt::hyp::{Copied, Domid, Hypervisor, Instant};
 use xen_pv_rt::xenbus::backend::Fault;
 
 use super::cause::{Cause, VbdCounters};
-use super::copies::Copied;
 use super::device::{Vbd, VbdParts};
 use super::work::Part;
 use crate::disk::{Controller, DiskError, Tag};

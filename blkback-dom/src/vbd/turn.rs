@@ -75,7 +75,8 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Copies what was read to the frontends.
     fn copy_out(&mut self) {
-        let mut batch = CopyBatch::new(&self.hyp);
+        let mut noted = ();
+        let mut batch = CopyBatch::new(&self.hyp, &mut noted);
         for part in self
             .finished
             .iter()
@@ -86,8 +87,8 @@ impl<H: Hypervisor> Plane<H> {
                 scatter(&mut batch, vbd.frontend, part, &work.segments);
             }
         }
-        batch.run();
-        self.copied.add(batch.copied);
+        let copied = batch.finish();
+        self.copied.add(copied);
     }
 
     /// Gives finished parts back to their requests, and answers those that are whole.
@@ -106,7 +107,16 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Fetches the lists of indirect requests.
     fn fetch(&mut self, now: Instant) -> bool {
-        let mut batch = CopyBatch::new(&self.hyp);
+        let any = self.fetch_lists();
+        if any {
+            self.vbds.iter_mut().flatten().for_each(|vbd| vbd.fetched(now));
+        }
+        any
+    }
+
+    fn fetch_lists(&mut self) -> bool {
+        let mut noted = ();
+        let mut batch = CopyBatch::new(&self.hyp, &mut noted);
         let mut any = false;
         for vbd in self.vbds.iter_mut().flatten().filter(|vbd| vbd.has_lists_to_fetch()) {
             let (domid, buffers) = (vbd.frontend, vbd.buffers.clone());
@@ -125,13 +135,8 @@ impl<H: Hypervisor> Plane<H> {
                 batch.push(fetch_error, source, CopyDest::Local(dest), indirect.list_bytes());
             }
         }
-        batch.run();
-        let copied = batch.copied;
-        drop(batch);
+        let copied = batch.finish();
         self.copied.add(copied);
-        if any {
-            self.vbds.iter_mut().flatten().for_each(|vbd| vbd.fetched(now));
-        }
         any
     }
 
@@ -146,7 +151,8 @@ impl<H: Hypervisor> Plane<H> {
 
     /// Copies what is to be written from the frontends.
     fn copy_in(&mut self) {
-        let mut batch = CopyBatch::new(&self.hyp);
+        let mut noted = ();
+        let mut batch = CopyBatch::new(&self.hyp, &mut noted);
         for vbd in self.vbds.iter_mut().flatten() {
             let domid = vbd.frontend;
             let (works, staged) = vbd.works_and_staged();
@@ -157,8 +163,8 @@ impl<H: Hypervisor> Plane<H> {
                 }
             }
         }
-        batch.run();
-        self.copied.add(batch.copied);
+        let copied = batch.finish();
+        self.copied.add(copied);
     }
 
     /// Hands parts to the disks, each vbd one at a time, until nobody gets any further.

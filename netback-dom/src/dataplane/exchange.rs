@@ -1,7 +1,7 @@
 //! The copies of a turn: what goes together, and what a failure means.
 
 use ring::netif::Status;
-use xen_pv_rt::hyp::{Hypervisor, Instant};
+use xen_pv_rt::hyp::{Copied, Hypervisor, Instant};
 
 use super::copies::{CopyBatch, Owner};
 use super::job::{RxSource, Stage};
@@ -11,54 +11,59 @@ use crate::vif::Cause;
 impl<H: Hypervisor> Plane<H> {
     /// Packets in and frames out, together.
     pub(super) fn copy_in(&mut self, now: Instant) {
-        let mut batch = CopyBatch::new(&self.hyp, &mut self.copied);
-        for (at, job) in self.tx.iter_mut().enumerate() {
-            transfer::gather(&mut batch, at, job, 0);
-        }
-        for (at, job) in self.rx.iter().enumerate() {
-            transfer::scatter(&mut batch, at, job, &[]);
-        }
-        drop(batch);
-        self.settle(now);
+        let copied = {
+            let mut batch = CopyBatch::new(&self.hyp, &mut self.failed);
+            for (at, job) in self.tx.iter_mut().enumerate() {
+                transfer::gather(&mut batch, at, job, 0);
+            }
+            for (at, job) in self.rx.iter().enumerate() {
+                transfer::scatter(&mut batch, at, job, &[]);
+            }
+            batch.finish()
+        };
+        self.settle(copied, now);
     }
 
     /// Packets to other vifs.
     pub(super) fn copy_out(&mut self, now: Instant) {
-        let mut batch = CopyBatch::new(&self.hyp, &mut self.copied);
-        for (at, job) in self.rx.iter().enumerate() {
-            transfer::scatter(&mut batch, at, job, &self.tx);
-        }
-        drop(batch);
-        self.settle(now);
+        let copied = {
+            let mut batch = CopyBatch::new(&self.hyp, &mut self.failed);
+            for (at, job) in self.rx.iter().enumerate() {
+                transfer::scatter(&mut batch, at, job, &self.tx);
+            }
+            batch.finish()
+        };
+        self.settle(copied, now);
     }
 
     /// The rest of packets of which only the headers were copied, but could not be handed on like that.
     pub(super) fn copy_rest(&mut self, now: Instant) {
-        let mut batch = CopyBatch::new(&self.hyp, &mut self.copied);
-        for (at, job) in self.tx.iter_mut().enumerate().filter(|(_, job)| job.stage == Stage::NeedsWhole) {
-            let len = job.len();
-            let from = core::mem::replace(&mut job.copied, len);
-            job.stage = Stage::Pending;
-            let grown = job.frame.as_mut().is_some_and(|frame| self.memory.grow(frame, len).is_some());
-            if !grown {
-                job.fail(Status::Dropped);
-                if let Some(Some(port)) = self.vifs.get_mut(usize::from(job.ring.vif)) {
-                    port.drop_tx(Cause::NoBuffer, now);
+        let copied = {
+            let mut batch = CopyBatch::new(&self.hyp, &mut self.failed);
+            for (at, job) in self.tx.iter_mut().enumerate().filter(|(_, job)| job.stage == Stage::NeedsWhole) {
+                let len = job.len();
+                let from = core::mem::replace(&mut job.copied, len);
+                job.stage = Stage::Pending;
+                let grown = job.frame.as_mut().is_some_and(|frame| self.memory.grow(frame, len).is_some());
+                if !grown {
+                    job.fail(Status::Dropped);
+                    if let Some(Some(port)) = self.vifs.get_mut(usize::from(job.ring.vif)) {
+                        port.drop_tx(Cause::NoBuffer, now);
+                    }
                 }
+                transfer::gather(&mut batch, at, job, from);
             }
-            transfer::gather(&mut batch, at, job, from);
-        }
-        drop(batch);
-        self.settle(now);
+            batch.finish()
+        };
+        self.settle(copied, now);
     }
 
     /// Marks the jobs that failed in a batch.
-    fn settle(&mut self, now: Instant) {
-        let Self { copied, hypercalls, copies, rx, tx, vifs, .. } = self;
-        *hypercalls = hypercalls.wrapping_add(u64::from(copied.hypercalls));
-        *copies = copies.wrapping_add(u64::try_from(copied.operations).unwrap_or(0));
-        for owner in &copied.failed {
-            let sender = match *owner {
+    fn settle(&mut self, copied: Copied, now: Instant) {
+        self.copied.add(copied);
+        let Self { failed, rx, tx, vifs, .. } = self;
+        for owner in failed.drain(..) {
+            let sender = match owner {
                 Owner::Tx(at) => Some(at),
                 Owner::Rx(at) => rx.get_mut(at).and_then(|job| {
                     job.failed = true;

@@ -6,7 +6,7 @@
 //! 1. take frames from the cards and queue them for their vifs,
 //! 2. take packets off the transmit rings,
 //! 3. copy all of that with one hypercall: packets in, frames out,
-//! 4. decide where the packets from frontends go; those for cards are handed over,
+//! 4. decide where the packets from frontends go; those for cards are handed over, with one doorbell for each card,
 //! 5. copy those for other vifs with a second hypercall, the payload of large ones straight from the sender's
 //!    pages to the receiver's,
 //! 6. answer everything, publish, notify each frontend at most once per event channel.
@@ -38,7 +38,7 @@ mod uplink;
 
 use alloc::vec::Vec;
 
-use xen_pv_rt::hyp::{Domid, Hypervisor, Instant};
+use xen_pv_rt::hyp::{Copied, Domid, Hypervisor, Instant};
 use xen_pv_rt::task::Signal;
 use xen_pv_rt::xenbus::backend::Fault;
 
@@ -49,7 +49,7 @@ pub use uplink::Uplinks;
 use crate::switch::{BridgeId, PortConfig, PortId, Switch, SwitchOptions};
 use crate::vif::counters::VifCounters;
 use crate::vif::{Cause, Features};
-use copies::Outcome;
+use copies::Owner;
 use job::{RX_JOBS, RxJob, TX_JOBS, TxJob};
 use port::VifPort;
 use receive::Joiner;
@@ -124,12 +124,10 @@ pub(crate) struct Plane<H: Hypervisor> {
     next_expiry: Instant,
     /// When every vif is looked at, event or not.
     next_scan: Instant,
-    /// What became of the last copies.
-    copied: Outcome,
-    /// Copy hypercalls since start.
-    hypercalls: u64,
+    /// The jobs that failed in the last batch of copies.
+    failed: Vec<Owner>,
     /// Copies since start.
-    copies: u64,
+    copied: Copied,
 }
 
 impl<H: Hypervisor> Plane<H> {
@@ -149,9 +147,8 @@ impl<H: Hypervisor> Plane<H> {
             held: 0,
             next_expiry: Instant::default(),
             next_scan: Instant::default(),
-            copied: Outcome::new(),
-            hypercalls: 0,
-            copies: 0,
+            failed: Vec::with_capacity(TX_JOBS.saturating_add(RX_JOBS)),
+            copied: Copied { calls: 0, operations: 0 },
             hyp,
             memory,
         }
@@ -254,8 +251,8 @@ impl<H: Hypervisor> Plane<H> {
         self.vifs.iter().flatten().map(|port| (port.frontend, port.devid, port.counters))
     }
 
-    /// Copy hypercalls since start, and the copies in them.
-    pub(crate) const fn copied(&self) -> (u64, u64) {
-        (self.hypercalls, self.copies)
+    /// Copies since start.
+    pub(crate) const fn copied(&self) -> Copied {
+        self.copied
     }
 }

@@ -1,6 +1,6 @@
 //! Which bytes go where: grant copies for packets from and to frontends.
 
-use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, Hypervisor, PeerSpan};
+use xen_pv_rt::hyp::{CopyDest, CopySource, Domid, GrantError, Hypervisor, PeerSpan};
 
 use super::copies::{CopyBatch, Owner};
 use super::job::{RxJob, RxSource, TxJob};
@@ -20,14 +20,16 @@ pub(super) fn gather<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: us
         while len > 0 {
             if window.is_empty() {
                 let Some(next) = windows.next() else {
-                    batch.fail(Owner::Tx(at));
+                    batch.fail(&Owner::Tx(at), GrantError::BadCopyArg);
                     return;
                 };
                 window = next;
             }
             let part = len.min(window.len());
+            // A buffer is a page, so no part is longer.
+            let bytes = u16::try_from(part).unwrap_or(u16::MAX);
             let (now, later) = core::mem::take(&mut window).split_at_mut(part);
-            batch.push(Owner::Tx(at), CopySource::Peer(span), CopyDest::Local(now), part);
+            batch.push(Owner::Tx(at), CopySource::Peer(span), CopyDest::Local(now), bytes);
             window = later;
             advance(&mut span, part);
             len = len.saturating_sub(part);
@@ -47,7 +49,7 @@ pub(super) fn scatter<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: u
         }
         RxSource::Direct(from) => {
             let Some((sender, frame)) = tx.get(*from).and_then(|sender| Some((sender, sender.frame.as_ref()?))) else {
-                out.batch.fail(out.owner);
+                out.batch.fail(&out.owner, GrantError::BadCopyArg);
                 return;
             };
             for segment in frame.segments() {
@@ -115,8 +117,10 @@ impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
     }
 
     fn push(&mut self, source: CopySource<'a>, dest: PeerSpan, len: usize) {
+        // No part is longer than a page.
+        let len = u16::try_from(len).unwrap_or(u16::MAX);
         self.batch.push(self.owner, source, CopyDest::Peer(dest), len);
-        self.filled = self.filled.saturating_add(u16::try_from(len).unwrap_or(u16::MAX));
+        self.filled = self.filled.saturating_add(len);
     }
 
     /// Where the next byte goes, and how many fit there.
@@ -128,7 +132,7 @@ impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
         let extras = if self.part > 0 { self.job.extras.len() } else { 0 };
         let slot = self.job.slots.get(self.part.saturating_add(extras));
         let (Some(slot), Some(part)) = (slot, self.job.parts.get(self.part)) else {
-            self.batch.fail(self.owner);
+            self.batch.fail(&self.owner, GrantError::BadCopyArg);
             return None;
         };
         let offset = u16::try_from(self.job.headroom).ok()?.checked_add(self.filled)?;

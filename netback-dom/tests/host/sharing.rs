@@ -119,7 +119,7 @@ fn packets_of_one_turn_share_a_hypercall() {
     let mut rig = Rig::new();
     let guests: Vec<_> = (0..4).map(|_| rig.guest()).collect();
     guests.iter().for_each(|guest| rig.assert_works(*guest));
-    let before = rig.netback.copied().0;
+    let before = rig.netback.copied().calls;
     for guest in &guests {
         for _ in 0..8 {
             rig.fronts[*guest].send(&frame(REMOTE, Rig::mac(*guest), 900, 1));
@@ -128,7 +128,7 @@ fn packets_of_one_turn_share_a_hypercall() {
     }
     rig.run(Duration::from_millis(10));
     assert!(guests.iter().all(|guest| rig.fronts[*guest].receive_all().len() == 8));
-    assert_eq!(rig.netback.copied().0 - before, 1);
+    assert_eq!(rig.netback.copied().calls - before, 1);
 }
 
 #[test]

@@ -310,7 +310,7 @@ impl Grants for Platform {
     fn unmap(&self, _: Vec<Self::Page>) {
         unimplemented!()
     }
-    fn copy(&self, _: &mut [GrantCopy<'_>]) {
+    fn copy<O>(&self, _: &mut [GrantCopy<'_, O>]) {
         unimplemented!()
     }
     fn share(&self, domid: Domid, access: Access) -> Result<Shared, GrantError> {

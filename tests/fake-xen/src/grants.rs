@@ -259,7 +259,7 @@ impl GrantOps for FakeHyp {
         drop(pages);
     }
 
-    fn copy(&self, ops: &mut [GrantCopy<'_>]) {
+    fn copy<O>(&self, ops: &mut [GrantCopy<'_, O>]) {
         for op in ops {
             op.status = self.copy_one(op.len, &op.source, &mut op.dest);
         }

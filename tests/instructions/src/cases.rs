@@ -1,11 +1,13 @@
 //! What is counted: each case does a number of iterations of one thing that a data path does per packet or request.
 
+use std::cell::Cell;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use blkback_dom::disk::Span;
-use blkback_dom::disk::layout::{self, cut};
+use blkback_dom::disk::layout::{self, Pieces, cut};
 use blkback_dom::disk::nvme::pointer::{list, pointer};
+use fake_xen::FakeXen;
 use netback_dom::checksum::{self, Sum};
 use netback_dom::nic::MacAddress;
 use netback_dom::switch::guard::Guard;
@@ -15,7 +17,7 @@ use netback_dom::switch::{BridgeId, PortConfig, PortId, Switch, SwitchOptions, V
 use ring::BackRing;
 use ring::blkif::{Limits, Request};
 use ring::netif::{Assembled, Negotiated, Status, Tx, TxResponse, TxSlot, assemble};
-use xen_pv_rt::hyp::{Instant, Maddr};
+use xen_pv_rt::hyp::{CopyBatch, GrantError, Instant, Maddr};
 
 /// A case: its name, and what does so many iterations.
 pub type Case = (&'static str, fn(u32));
@@ -29,6 +31,7 @@ pub const ALL: &[Case] = &[
     ("blkif: refuse an impossible request", validate_bad),
     ("nvme: PRP entries of 4 KiB", prp_small),
     ("nvme: PRP entries of 128 KiB in 32 pages", prp_large),
+    ("copies: a batch of none", copy_nothing),
     ("switch: forward between 32 ports, 256 addresses", forward),
     ("switch: flood", flood),
     ("checksum: sum 1500 bytes", sum_packet),
@@ -140,7 +143,9 @@ fn prp(pages: u64, iterations: u32) {
     let spans: Vec<_> =
         (0..pages).map(|page| Span { maddr: Maddr::from_raw(page.wrapping_mul(3) << 12), len: 4096 }).collect();
     for _ in 0..iterations {
-        for piece in cut(black_box(&spans), limits).iter().flatten() {
+        let mut pieces = Pieces::new();
+        black_box(cut(black_box(&spans), limits, &mut pieces));
+        for piece in &pieces {
             black_box(pointer(piece, Maddr::from_raw(1 << 30)));
             black_box(list(piece).fold(0_u64, u64::wrapping_add));
         }
@@ -153,6 +158,17 @@ fn prp_small(iterations: u32) {
 
 fn prp_large(iterations: u32) {
     prp(32, iterations);
+}
+
+/// What every turn does that finds nothing to copy: a batch is some KiB, and must not be cleared or moved.
+fn copy_nothing(iterations: u32) {
+    let xen = FakeXen::new();
+    let (hyp, mut noted) = (xen.hyp(), ());
+    for _ in 0..iterations {
+        let mut batch = CopyBatch::<_, &Cell<Option<GrantError>>>::new(&hyp, &mut noted);
+        black_box(&mut batch);
+        black_box(batch.finish());
+    }
 }
 
 fn address(port: u16, number: u8) -> MacAddress {

@@ -111,7 +111,7 @@ impl Grants for Xen {
         unmap(&mappings);
     }
 
-    fn copy(&self, ops: &mut [GrantCopy<'_>]) {
+    fn copy<O>(&self, ops: &mut [GrantCopy<'_, O>]) {
         for chunk in ops.chunks_mut(BATCH) {
             copy_chunk(chunk);
         }
@@ -165,7 +165,7 @@ fn local(memory: &Memory, start: *const u8, available: usize, len: u16) -> Optio
     (fits && mfn != 0).then_some((mfn, offset as u16))
 }
 
-fn copy_op(memory: &Memory, op: &mut GrantCopy<'_>) -> Option<gnttab::Copy> {
+fn copy_op<O>(memory: &Memory, op: &mut GrantCopy<'_, O>) -> Option<gnttab::Copy> {
     let mut flags = 0;
     let mut end = |peer: Option<(Domid, GrantRef, u16)>, own: Option<(u64, u16)>, flag: u16| match (peer, own) {
         (Some((domid, gref, offset)), _) => {
@@ -186,7 +186,7 @@ fn copy_op(memory: &Memory, op: &mut GrantCopy<'_>) -> Option<gnttab::Copy> {
     Some(gnttab::Copy { source, dest, len: op.len, flags, status: -1 })
 }
 
-fn copy_chunk(ops: &mut [GrantCopy<'_>]) {
+fn copy_chunk<O>(ops: &mut [GrantCopy<'_, O>]) {
     let mut batch: heapless::Vec<gnttab::Copy, BATCH> = heapless::Vec::new();
     memory::with(|memory| {
         for op in ops.iter_mut() {

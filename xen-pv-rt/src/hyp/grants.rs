@@ -103,7 +103,9 @@ pub enum CopyDest<'a> {
 
 /// One operation of a copy batch. Xen: `struct gnttab_copy`.
 #[derive(Debug)]
-pub struct GrantCopy<'a> {
+pub struct GrantCopy<'a, O = ()> {
+    /// For the caller: what the copy is for.
+    pub owner: O,
     /// Where the bytes come from.
     pub source: CopySource<'a>,
     /// Where they go to.
@@ -117,7 +119,14 @@ pub struct GrantCopy<'a> {
 impl<'a> GrantCopy<'a> {
     /// An operation not carried out yet.
     pub const fn new(source: CopySource<'a>, dest: CopyDest<'a>, len: u16) -> Self {
-        Self { source, dest, len, status: Err(GrantError::General) }
+        Self::for_owner((), source, dest, len)
+    }
+}
+
+impl<'a, O> GrantCopy<'a, O> {
+    /// An operation for `owner`, not carried out yet.
+    pub const fn for_owner(owner: O, source: CopySource<'a>, dest: CopyDest<'a>, len: u16) -> Self {
+        Self { owner, source, dest, len, status: Err(GrantError::General) }
     }
 }
 
@@ -157,7 +166,7 @@ pub trait Grants {
     ///
     /// The bytes have arrived when this returns. Never fails as a whole: if the hypercall did, every
     /// operation says so.
-    fn copy(&self, ops: &mut [GrantCopy<'_>]);
+    fn copy<O>(&self, ops: &mut [GrantCopy<'_, O>]);
 
     /// Allocates a zeroed page and grants it to `domid`.
     fn share(&self, domid: Domid, access: Access) -> Result<Self::Shared, GrantError>;

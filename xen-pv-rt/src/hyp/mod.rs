@@ -8,6 +8,7 @@
 //! plane clone. `arch` implements them with hypercalls, `fake-xen` in-process for host tests.
 
 mod clock;
+mod copies;
 mod dma;
 mod events;
 mod grants;
@@ -19,6 +20,7 @@ mod mmio;
 mod xenstore;
 
 pub use clock::{Clock, Instant, sleep, sleep_until};
+pub use copies::{Copied, CopyBatch, CopyOwner};
 pub use dma::{Dma, DmaBuf, DmaError, DmaPool, DmaRing, PageOwner, RawDma};
 pub use events::{BoundPort, EventChannels, EvtchnError};
 pub use grants::{

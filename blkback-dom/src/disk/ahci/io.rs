@@ -11,7 +11,7 @@ use super::port::{After, Kind, Port, Stage};
 use super::regs::{Port as Reg, Registers, is};
 use super::slots::{Slot, of_mask};
 use super::{Context, Done};
-use crate::disk::layout::{self, Limits, Piece};
+use crate::disk::layout::{self, Limits, Piece, Pieces};
 use crate::disk::requests::{Extent, Request};
 use crate::disk::{Command, DiskError, DiskId, Op, SubmitError};
 
@@ -43,7 +43,10 @@ impl Port {
             _ => return Err(SubmitError::Full),
         }
         let limits = Limits { bytes: MAX_BYTES, block, pages: false, segments: MAX_REGIONS };
-        let pieces = layout::cut(command.spans, limits).ok_or(SubmitError::Layout)?;
+        let mut pieces = Pieces::new();
+        if !layout::cut(command.spans, limits, &mut pieces) {
+            return Err(SubmitError::Layout);
+        }
         let count = pieces.len().max(1);
         if count > self.slots.depth() {
             return Err(SubmitError::Layout);

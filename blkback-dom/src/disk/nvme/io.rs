@@ -8,7 +8,7 @@ use super::queue::{Cqe, Sqe};
 use super::slots::Slots;
 use super::status::Status;
 use super::{Done, Namespace, Nvme, recover};
-use crate::disk::layout::{self, Limits, Piece};
+use crate::disk::layout::{self, Limits, Piece, Pieces};
 use crate::disk::lists::{LIST_WORDS, ListId};
 use crate::disk::requests::{Extent, Request};
 use crate::disk::words::low32;
@@ -52,7 +52,10 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         let queue = usize::from(command.lane).checked_rem(self.io.len()).ok_or(SubmitError::Gone)?;
         let segments = if self.data.as_ref().is_some_and(|data| data.sgl) { pointer::MAX_SEGMENTS } else { 0 };
         let limits = Limits { bytes: self.piece_bytes(), block, pages: true, segments };
-        let pieces = layout::cut(command.spans, limits).ok_or(SubmitError::Layout)?;
+        let mut pieces = Pieces::new();
+        if !layout::cut(command.spans, limits, &mut pieces) {
+            return Err(SubmitError::Layout);
+        }
         let lists = match command.op {
             Op::Discard { .. } => 1,
             _ => pieces.iter().filter(|piece| needs_list(piece)).count(),

@@ -6,7 +6,7 @@ use xen_pv_rt::hyp::Clock;
 use super::chunk::{self, OVERHEAD};
 use super::config::Features;
 use super::{Done, VirtioBlk};
-use crate::disk::layout::{self, Limits};
+use crate::disk::layout::{self, Limits, Pieces};
 use crate::disk::requests::{Extent, Request};
 use crate::disk::{Command, DiskError, DiskId, Health, Op, SubmitError};
 
@@ -28,7 +28,10 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
         }
         let segments = self.config.as_ref().map_or(1, |config| config.segments);
         let limits = Limits { bytes: MAX_BYTES, block: disk.geometry.logical_bytes, pages: false, segments };
-        let pieces = layout::cut(command.spans, limits).ok_or(SubmitError::Layout)?;
+        let mut pieces = Pieces::new();
+        if !layout::cut(command.spans, limits, &mut pieces) {
+            return Err(SubmitError::Layout);
+        }
         let number = usize::from(command.lane).checked_rem(self.queues.len()).ok_or(SubmitError::Gone)?;
         let queue = self.queues.get_mut(number).ok_or(SubmitError::Gone)?;
         let slots = pieces.len().max(1);
