@@ -42,13 +42,14 @@ impl<H: Hypervisor> Plane<H> {
             // Everything is whole now, so there is no third time.
             self.forward(uplinks, now);
         }
+        // Before the answers: the wire is slower than any guest.
+        for (uplink, index) in self.uplinks.iter_mut().zip(0..) {
+            uplink.flush(uplinks.nic(index));
+        }
         self.copy_out(now);
         self.finish_rx(now);
         self.finish_tx();
         self.push();
-        for (uplink, index) in self.uplinks.iter_mut().zip(0..) {
-            uplink.flush(uplinks.nic(index));
-        }
         if busy { Turn::Busy } else { Turn::Idle }
     }
 
