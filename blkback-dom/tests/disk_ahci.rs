@@ -210,6 +210,16 @@ proptest! {
 }
 
 #[test]
+fn half_a_mebibyte_in_pages_is_one_command() {
+    let mut bench = Bench::disk();
+    assert!(bench.ahci.disks()[0].geometry.command_bytes >= 512 << 10);
+    let spans: Vec<_> = (0..256).step_by(2).map(|page| bench.pages.span(page, 0, 4096)).collect();
+    let before = bench.commands().len();
+    assert_eq!(bench.execute(Op::Read, 8, &spans), Ok(()));
+    assert_eq!(bench.commands()[before..], [op::READ_QUEUED]);
+}
+
+#[test]
 fn a_batch_of_queued_commands_costs_two_writes_and_one_read() {
     let mut bench = Bench::disk();
     bench.poll();

@@ -174,6 +174,18 @@ proptest! {
 }
 
 #[test]
+fn half_a_mebibyte_in_pages_is_one_request() {
+    let mut bench = Bench::start(|_| {});
+    bench.poll();
+    assert!(bench.blk.disks()[0].geometry.command_bytes >= 512 << 10);
+    let spans: Vec<_> = (0..256).step_by(2).map(|page| bench.pages.span(page, 0, 4096)).collect();
+    let before = bench.model.borrow().trace.len();
+    assert_eq!(bench.execute(Op::Read, 8, &spans), Ok(()));
+    let requests: Vec<_> = bench.model.borrow().trace[before..].iter().map(|taken| taken.segments).collect();
+    assert_eq!(requests, [128]);
+}
+
+#[test]
 fn one_notification_for_a_batch_and_no_register_reads() {
     let mut bench = Bench::start(|_| {});
     bench.poll();

@@ -10,7 +10,7 @@ use xen_pv_rt::hyp::{Dma, DmaRing, Maddr};
 use super::command::Fis;
 use super::slots::SLOTS;
 use crate::disk::Failure;
-use crate::disk::lists::{LIST_WORDS, ListId, Lists};
+use crate::disk::lists::{ListId, Lists, PAGE_WORDS};
 use crate::disk::words::{high32, join16, low32};
 
 /// In the page of a port: received FISes after the command list, then data of the driver's own commands.
@@ -27,11 +27,12 @@ const REGIONS: usize = 16;
 const TRIM: usize = 64;
 /// Words of what a trim command transfers: one block.
 const TRIM_WORDS: usize = 64;
-/// Regions of a command table.
-pub(super) const MAX_REGIONS: usize = (LIST_WORDS - REGIONS) / 2;
+/// Regions of a command table. A table is a page: in half of one, four requests of 32 pages each, which is what guests
+/// send, would not be one command.
+pub(super) const MAX_REGIONS: usize = (PAGE_WORDS - REGIONS) / 2;
 /// Bytes that they describe if each is one page.
-pub(super) const COMMAND_BYTES: u32 = 120 * 4096;
-const _: () = assert!(MAX_REGIONS == 120);
+pub(super) const COMMAND_BYTES: u32 = 248 * 4096;
+const _: () = assert!(MAX_REGIONS == 248);
 
 /// How data of a command moves.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,7 +59,7 @@ const _: () = assert!(OWN == 32);
 impl PortMemory {
     pub(super) fn new(dma: &impl Dma) -> Result<Self, Failure> {
         let page = dma.dma_ring(1).map(Rc::new).map_err(|_| Failure::NoMemory)?;
-        let mut tables = Lists::new(dma, TABLES)?;
+        let mut tables = Lists::new(dma, TABLES, PAGE_WORDS)?;
         let table = core::array::from_fn(|_| tables.take());
         Ok(Self { page, tables, table })
     }

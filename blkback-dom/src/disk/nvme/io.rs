@@ -3,13 +3,13 @@
 use xen_pv_rt::hyp::{Clock, Maddr, Mmio};
 
 use super::command::{self, Transfer};
-use super::pointer::{self, needs_list};
+use super::pointer::{self, LIST_WORDS, needs_list};
 use super::queue::{Cqe, Sqe};
 use super::slots::Slots;
 use super::status::Status;
 use super::{Done, Namespace, Nvme, recover};
 use crate::disk::layout::{self, Limits, Piece, Pieces};
-use crate::disk::lists::{LIST_WORDS, ListId};
+use crate::disk::lists::ListId;
 use crate::disk::requests::{Extent, Request};
 use crate::disk::words::low32;
 use crate::disk::{Command, DiskError, DiskId, Failure, Health, Op, SubmitError};

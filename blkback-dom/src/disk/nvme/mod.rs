@@ -112,7 +112,7 @@ impl<R: Mmio, C: Clock> Quiet<R, C> {
             admin: Admin::new(dma)?,
             io,
             requests: Requests::new(requests),
-            lists: Lists::new(dma, LISTS)?,
+            lists: Lists::new(dma, LISTS, pointer::LIST_WORDS)?,
             data: None,
             disks: Vec::new(),
             namespaces: Vec::new(),

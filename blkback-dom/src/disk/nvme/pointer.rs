@@ -5,10 +5,12 @@
 use xen_pv_rt::hyp::Maddr;
 
 use crate::disk::layout::{Form, Piece};
-use crate::disk::lists::LIST_WORDS;
+use crate::disk::lists::PAGE_WORDS;
 
 /// Most bytes of a command with a list of PRP entries, whatever the offset of its first page.
 pub(super) const MAX_BYTES: u32 = 128 * 4096;
+/// 64-bit words of a list: 256 page entries, or 128 segments or ranges.
+pub(super) const LIST_WORDS: usize = PAGE_WORDS / 2;
 const _: () = assert!(LIST_WORDS >= 128);
 /// Most segments of an SGL in a list.
 pub(super) const MAX_SEGMENTS: usize = LIST_WORDS / 2;

@@ -11,7 +11,7 @@
 use virtio_pci::{Buffer, Writer};
 use xen_pv_rt::hyp::Maddr;
 
-use crate::disk::lists::{LIST_WORDS, ListId, Lists};
+use crate::disk::lists::{ListId, Lists, PAGE_WORDS};
 use crate::disk::words::{high32, join32, low32};
 use crate::disk::{DiskError, Op};
 
@@ -19,7 +19,7 @@ const STATUS: usize = 2;
 const RANGE: usize = 4;
 const TABLE: usize = 6;
 /// Descriptors of a chunk.
-pub(super) const MAX_DESCRIPTORS: usize = (LIST_WORDS - TABLE) / 2;
+pub(super) const MAX_DESCRIPTORS: usize = (PAGE_WORDS - TABLE) / 2;
 /// Those for header and status.
 pub(super) const OVERHEAD: usize = 2;
 /// Length of header and range in bytes.
@@ -73,27 +73,42 @@ pub(super) fn fill(
     lists.store(chunk, 0, kind.into());
     lists.store(chunk, 1, in_header);
     lists.store(chunk, STATUS, PENDING);
-    let mut descriptors = heapless::Vec::<Buffer, MAX_DESCRIPTORS>::new();
-    descriptors.push(Buffer::to_device(base, HEADER_BYTES)).ok()?;
+    let mut table = Table { lists, chunk, count: 0 };
+    table.push(Buffer::to_device(base, HEADER_BYTES), false)?;
     if let Some(sectors) = range {
         lists.store(chunk, RANGE, sector);
         lists.store(chunk, RANGE.wrapping_add(1), u32::try_from(sectors).ok()?.into());
-        descriptors.push(Buffer::to_device(base.wrapping_add(word(RANGE)), HEADER_BYTES)).ok()?;
+        table.push(Buffer::to_device(base.wrapping_add(word(RANGE)), HEADER_BYTES), false)?;
     }
+    let writer = if op == Op::Read { Writer::Device } else { Writer::Driver };
     for (maddr, len) in data {
-        let writer = if op == Op::Read { Writer::Device } else { Writer::Driver };
-        descriptors.push(Buffer { maddr, len, writer }).ok()?;
+        table.push(Buffer { maddr, len, writer }, false)?;
     }
-    descriptors.push(Buffer::from_device(base.wrapping_add(word(STATUS)), 1)).ok()?;
-    let count = u16::try_from(descriptors.len()).ok()?;
-    for (index, buffer) in (0_u16..).zip(&descriptors) {
-        let next = index.wrapping_add(1);
-        let [a, b, c, d] = buffer.descriptor((next < count).then_some(next));
-        let at = usize::from(index).saturating_mul(2).saturating_add(TABLE);
-        lists.store(chunk, at, join32(a, b));
-        lists.store(chunk, at.wrapping_add(1), join32(c, d));
+    table.push(Buffer::from_device(base.wrapping_add(word(STATUS)), 1), true)?;
+    Some(table.count)
+}
+
+/// The descriptors of a chunk, as they are written.
+struct Table<'a> {
+    lists: &'a Lists,
+    chunk: ListId,
+    count: u16,
+}
+
+impl Table<'_> {
+    /// Appends a descriptor. `None` if there is no room.
+    fn push(&mut self, buffer: Buffer, is_last: bool) -> Option<()> {
+        let (index, next) = (usize::from(self.count), self.count.wrapping_add(1));
+        if index >= MAX_DESCRIPTORS {
+            return None;
+        }
+        let [a, b, c, d] = buffer.descriptor((!is_last).then_some(next));
+        let at = index.saturating_mul(2).saturating_add(TABLE);
+        self.lists.store(self.chunk, at, join32(a, b));
+        self.lists.store(self.chunk, at.wrapping_add(1), join32(c, d));
+        self.count = next;
+        Some(())
     }
-    Some(count)
 }
 
 /// Where the table of descriptors is.

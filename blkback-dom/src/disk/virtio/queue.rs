@@ -6,10 +6,10 @@ use virtio_pci::{MAX_SIZE, Queue, QueueError};
 use xen_pv_rt::hyp::{Dma, Instant, Maddr};
 
 use super::chunk;
-use crate::disk::lists::{ListId, Lists};
+use crate::disk::lists::{ListId, Lists, PAGE_WORDS};
 use crate::disk::{Failure, Op};
 
-/// Requests in flight in a queue: a page of memory for each four.
+/// Requests in flight in a queue: a page of memory for each.
 pub(super) const SLOTS: u16 = 128;
 
 impl From<QueueError> for Failure {
@@ -46,7 +46,7 @@ pub(super) struct BlkQueue {
 
 impl BlkQueue {
     pub(super) fn new(dma: &impl Dma, number: u16) -> Result<Self, Failure> {
-        let mut lists = Lists::new(dma, SLOTS)?;
+        let mut lists = Lists::new(dma, SLOTS, PAGE_WORDS)?;
         let slot = |chunk| Slot { chunk, request: None, count: 0, since: Instant::default() };
         let slots: Vec<_> = core::iter::from_fn(|| lists.take()).map(slot).collect();
         let free = (0..u16::try_from(slots.len()).unwrap_or(0)).rev().collect();
