@@ -80,13 +80,12 @@ pub struct Cards<H: Platform> {
 }
 
 impl<H: Platform> Cards<H> {
-    /// Connects to xen-pciback and puts every function into service.
+    /// Puts every function of the bus into service.
     ///
     /// # Errors
-    /// [`NoCards`] if there is none, one that cannot be used, or one too many.
-    pub async fn start(hyp: &H, options: CardOptions) -> Result<Self, NoCards> {
+    /// [`NoCards`] if there is one that cannot be used, or one too many.
+    pub async fn start(bus: PciBus<H>, options: CardOptions) -> Result<Self, NoCards> {
         let max_frame = options.mtu.saturating_add(TAGGED_HEADER).max(STANDARD_FRAME);
-        let bus = PciBus::connect(hyp.clone()).await.map_err(NoCards::Bus)?;
         let functions = bus.functions();
         if let Some(places) = options.places.filter(|places| *places < functions.len()) {
             return Err(NoCards::TooMany(functions.len(), places));

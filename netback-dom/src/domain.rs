@@ -8,6 +8,8 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use embassy_futures::join::join;
+use pciback::PciBus;
 use xen_pv_rt::control::Request;
 use xen_pv_rt::control_plane::ControlPlane;
 use xen_pv_rt::hyp::{Copied, DmaError, Instant, MemoryUse, Platform, XsError};
@@ -101,14 +103,17 @@ impl<H: Platform> Domain<H> {
     /// [`StartError`]: one line that says what is wrong with the domain's configuration.
     pub fn start(hyp: H, command_line: &str, memory_use: fn() -> MemoryUse) -> Result<Self, StartError> {
         let mut config = Config::parse(command_line).map_err(StartError::Config)?;
-        match block_on(&hyp, read_text(&hyp, OPTIONS)) {
+        // Side by side: each is a few round trips to Dom0.
+        let (words, bus) = block_on(&hyp, join(read_text(&hyp, OPTIONS), PciBus::connect(hyp.clone())));
+        match words {
             Ok(words) => config.read(&words).map_err(StartError::Config)?,
             Err(XsError::NoEntry) => {}
             Err(error) => return Err(StartError::Options(error)),
         }
         log::set_max_level(config.log);
         let options = CardOptions { mtu: config.mtu, places: config.cards, pages: memory_use().total };
-        let mut cards = block_on(&hyp, Cards::start(&hyp, options)).map_err(StartError::Cards)?;
+        let bus = bus.map_err(|error| StartError::Cards(NoCards::Bus(error)))?;
+        let mut cards = block_on(&hyp, Cards::start(bus, options)).map_err(StartError::Cards)?;
         let tasks = Tasks::new();
         let buffers = hyp.dma_pool(BUFFERS).map_err(StartError::Memory)?;
         let memory = Memory { buffers, tails: TailPool::new(TAILS), held_pages: cards.held_pages() };

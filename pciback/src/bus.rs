@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 use core::time::Duration;
 
-use embassy_futures::join::{join, join3};
+use embassy_futures::join::{join, join4};
 use embassy_futures::select::select;
 use ring::pciif;
 use xen_pv_rt::hyp::{Domid, Instant, Pirq, Platform, Transaction, Watch, XsError, sleep_until};
@@ -65,9 +65,14 @@ impl<H: Platform> PciBus<H> {
         let domid = domid.map_err(|e| BusError::Xenstore("device/pci/0/backend-id", e))?;
         let ops = OpPage::new(hyp.clone(), Domid::from_raw(domid))?;
         // Published at once: the backend looks for it when it gets as far as Initialised.
-        publish(&hyp, &ops).await.map_err(|e| BusError::Xenstore("device/pci/0", e))?;
+        let state_key = format!("{backend}/state");
+        let (told, watch) = join(publish(&hyp, &ops), hyp.watch(&state_key)).await;
+        told.map_err(|e| BusError::Xenstore("device/pci/0", e))?;
         let deadline = hyp.now().saturating_add(CONNECT_DEADLINE);
-        let state = wait_for(&hyp, &backend, deadline, |state| state >= XenbusState::Connected).await;
+        let state = match watch {
+            Ok(watch) => wait_on(&hyp, &state_key, watch, deadline, |state| state >= XenbusState::Connected).await,
+            Err(_) => XenbusState::Unknown,
+        };
         if state != XenbusState::Connected {
             return Err(BusError::NotConnected(state));
         }
@@ -195,15 +200,19 @@ async fn set_state<H: Platform>(hyp: &H, state: XenbusState) -> Result<(), XsErr
     hyp.write(Transaction::NONE, &format!("{FRONTEND}/state"), state.as_str()).await
 }
 
-/// Not a transaction, which would take three times as long: the state goes last, and nobody reads the others
-/// before they have seen it.
+/// Not a transaction, which would take three times as long: the state goes last, nobody reads the others before they have
+/// seen it, and xenstored carries out the requests of a domain in their order.
 async fn publish<H: Platform>(hyp: &H, ops: &OpPage<H>) -> Result<(), XsError> {
     let (gref, port) = (ops.gref().to_string(), ops.port().to_string());
     let write = async |key: &str, value: &str| hyp.write(Transaction::NONE, &format!("{FRONTEND}/{key}"), value).await;
-    let (a, b, c) =
-        join3(write("pci-op-ref", &gref), write("event-channel", &port), write("magic", pciif::MAGIC)).await;
-    a.and(b).and(c)?;
-    set_state(hyp, XenbusState::Initialised).await
+    let (a, b, c, state) = join4(
+        write("pci-op-ref", &gref),
+        write("event-channel", &port),
+        write("magic", pciif::MAGIC),
+        set_state(hyp, XenbusState::Initialised),
+    )
+    .await;
+    a.and(b).and(c).and(state)
 }
 
 /// The backend's state once `done` accepts it, or as it was at the deadline.
@@ -214,11 +223,24 @@ async fn wait_for<H: Platform>(
     done: impl Fn(XenbusState) -> bool,
 ) -> XenbusState {
     let path = format!("{backend}/state");
-    let Ok(watch) = hyp.watch(&path).await else { return XenbusState::Unknown };
+    match hyp.watch(&path).await {
+        Ok(watch) => wait_on(hyp, &path, watch, deadline, done).await,
+        Err(_) => XenbusState::Unknown,
+    }
+}
+
+/// The same, with a watch that is there already.
+async fn wait_on<H: Platform>(
+    hyp: &H,
+    path: &str,
+    watch: H::Watch,
+    deadline: Instant,
+    done: impl Fn(XenbusState) -> bool,
+) -> XenbusState {
     let mut state = XenbusState::Unknown;
     while hyp.now() < deadline {
         select(watch.next(), sleep_until(hyp, deadline)).await;
-        match hyp.read(Transaction::NONE, &path).await {
+        match hyp.read(Transaction::NONE, path).await {
             Ok(value) => state = XenbusState::parse(&value),
             Err(XsError::NoEntry) => state = XenbusState::Unknown,
             // Says nothing about the backend; the next event or the deadline decides.
@@ -233,12 +255,17 @@ async fn wait_for<H: Platform>(
 
 /// The addresses that pciback gave the functions. They may differ from the host's (`dev-N`).
 async fn functions<H: Platform>(hyp: &H, backend: &str) -> Result<Vec<Sbdf>, BusError> {
-    let count: u32 = read_number_or(hyp, &format!("{backend}/num_devs"), 0)
-        .await
-        .map_err(|e| BusError::Xenstore("num_devs of the PCI backend", e))?;
-    let mut functions = Vec::new();
+    let (count_key, first_key) = (format!("{backend}/num_devs"), format!("{backend}/vdev-0"));
+    // Most domains have one function.
+    let (count, first) = join(read_number_or(hyp, &count_key, 0_u32), read_text(hyp, &first_key)).await;
+    let count = count.map_err(|e| BusError::Xenstore("num_devs of the PCI backend", e))?;
+    let (mut functions, mut first) = (Vec::new(), Some(first));
     for index in 0..count.min(MAX_FUNCTIONS) {
-        match read_text(hyp, &format!("{backend}/vdev-{index}")).await {
+        let vdev = match first.take() {
+            Some(first) => first,
+            None => read_text(hyp, &format!("{backend}/vdev-{index}")).await,
+        };
+        match vdev {
             Ok(text) => match text.parse() {
                 Ok(sbdf) => functions.push(sbdf),
                 Err(_) => return Err(BusError::Xenstore("vdev of the PCI backend", XsError::Malformed)),

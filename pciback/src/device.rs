@@ -13,17 +13,16 @@ use pci_types::device_type::DeviceType;
 use ring::pciif::OpRequest;
 use xen_pv_rt::hyp::{Platform, sleep};
 
-use crate::bar::Bar;
 use crate::bus::Inner;
-use crate::map::bar_offset;
+use crate::map::{Bars, bar_offset};
 use crate::{InterruptKind, Interrupts, PciCause, PciError, Sbdf};
 
 /// Offsets in configuration space. PCI Local Bus 3.0, 6.1 and 6.7.
 mod reg {
     /// Vendor id, device id above it.
     pub(super) const IDS: u16 = 0x00;
+    /// Status register above it.
     pub(super) const COMMAND: u16 = 0x04;
-    pub(super) const STATUS: u16 = 0x06;
     pub(super) const CLASS: u16 = 0x08;
     pub(super) const CAPABILITIES: u16 = 0x34;
     pub(super) const FIRST_CAPABILITY: u16 = 0x40;
@@ -55,12 +54,14 @@ pub struct PciDevice<H: Platform> {
     device: u16,
     /// What [`Interrupts`] exist, so that they are neither enabled nor disabled twice.
     interrupts: Rc<Cell<Option<InterruptKind>>>,
-    /// The BARs, once they were sized.
-    pub(crate) bars: Cell<Option<[Option<Bar>; 6]>>,
+    /// The BARs, as far as they were sized.
+    pub(crate) bars: Cell<Bars>,
     /// The capabilities, once they were read.
     list: RefCell<Option<Vec<Capability>>>,
     /// What was last written to the command register, once it was read.
     command: Cell<Option<CommandRegister>>,
+    /// The status register, as it was when the command register was read.
+    status: Cell<u16>,
 }
 
 impl<H: Platform> PciDevice<H> {
@@ -75,9 +76,10 @@ impl<H: Platform> PciDevice<H> {
             vendor: 0,
             device: 0,
             interrupts: Rc::default(),
-            bars: Cell::new(None),
+            bars: Cell::default(),
             list: RefCell::new(None),
             command: Cell::new(None),
+            status: Cell::new(0),
         };
         let [a, b, c, d] = this.read32(reg::IDS)?.to_le_bytes();
         (this.vendor, this.device) = (u16::from_le_bytes([a, b]), u16::from_le_bytes([c, d]));
@@ -186,7 +188,8 @@ impl<H: Platform> PciDevice<H> {
         }
         let mut list = Vec::new();
         let mut offset = 0;
-        if self.read16(reg::STATUS)? & HAS_LIST != 0 {
+        self.command()?;
+        if self.status.get() & HAS_LIST != 0 {
             offset = u16::from(self.read8(reg::CAPABILITIES)?) & !3;
         }
         while offset >= reg::FIRST_CAPABILITY && list.len() < MAX_CAPABILITIES {
@@ -241,12 +244,20 @@ impl<H: Platform> PciDevice<H> {
         self.change_command(CommandRegister::BUS_MASTER_ENABLE, CommandRegister::empty())
     }
 
+    /// What was last written to the command register, or what is in it.
+    fn command(&self) -> Result<CommandRegister, PciError> {
+        if let Some(command) = self.command.get() {
+            return Ok(command);
+        }
+        let [low, high, status_low, status_high] = self.read32(reg::COMMAND)?.to_le_bytes();
+        let command = CommandRegister::from_bits_retain(u16::from_le_bytes([low, high]));
+        self.command.set(Some(command));
+        self.status.set(u16::from_le_bytes([status_low, status_high]));
+        Ok(command)
+    }
+
     fn change_command(&self, clear: CommandRegister, set: CommandRegister) -> Result<(), PciError> {
-        let command = match self.command.get() {
-            Some(command) => command,
-            None => CommandRegister::from_bits_retain(self.read16(reg::COMMAND)?),
-        };
-        let command = command.difference(clear).union(set);
+        let command = self.command()?.difference(clear).union(set);
         self.command.set(Some(command));
         self.write16(reg::COMMAND, command.bits())
     }

@@ -86,8 +86,8 @@ fn has_table<H: Platform>(device: &PciDevice<H>, cap: u16, entries: u16) -> Resu
     const BAR: u32 = 7;
     let place = device.read32(cap.saturating_add(4))?;
     let end = u64::from(place & !BAR).saturating_add(u64::from(entries).saturating_mul(ENTRY));
-    let bars = device.bars()?;
-    let bar = usize::try_from(place & BAR).ok().and_then(|index| bars.get(index).copied().flatten());
+    let [index, ..] = (place & BAR).to_le_bytes();
+    let bar = device.bar(index)?;
     Ok(matches!(bar, Some(Bar::Memory { len, .. }) if end <= len))
 }
 

@@ -16,32 +16,37 @@ pub(crate) const fn bar_offset(index: u8) -> u16 {
     BAR0.saturating_add(u16::from_le_bytes([low, high]))
 }
 
+/// The BARs of a function that were looked at so far.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Bars {
+    found: [Option<Bar>; 6],
+    /// The slots before this one were looked at.
+    next: u8,
+}
+
 impl<H: Platform> PciDevice<H> {
-    /// The function's BARs, by number. The slot that a wide BAR takes up in addition is `None`.
+    /// BAR `index`, if the function has it. The slot that a wide BAR takes up in addition is none.
+    ///
+    /// Those before it are looked at as well, since they may be wide; those behind it are not: each takes xen-pciback
+    /// up to four requests, and a domain starts no sooner than that.
     ///
     /// # Errors
     /// [`PciCause::Bar`] if one of them is impossible or overlaps another, or as [`read8`](Self::read8).
-    pub fn bars(&self) -> Result<[Option<Bar>; 6], PciError> {
-        if let Some(bars) = self.bars.get() {
-            return Ok(bars);
-        }
-        let mut bars = [None; 6];
-        let mut upper_half = false;
-        for index in 0..6_u8 {
-            if core::mem::take(&mut upper_half) {
-                continue;
+    pub fn bar(&self, index: u8) -> Result<Option<Bar>, PciError> {
+        let mut bars = self.bars.get();
+        while bars.next <= index.min(5) {
+            let (at, bar) = (bars.next, self.read_bar(bars.next)?);
+            if bar.is_some_and(|bar| bars.found.iter().flatten().any(|other| bar::overlap(*other, bar))) {
+                return Err(self.error(PciCause::Bar(at, "overlaps another")));
             }
-            let bar = self.read_bar(index)?;
-            if bar.is_some_and(|bar| bars.iter().flatten().any(|other| bar::overlap(*other, bar))) {
-                return Err(self.error(PciCause::Bar(index, "overlaps another")));
-            }
-            upper_half = matches!(bar, Some(Bar::Memory { wide: true, .. }));
-            if let Some(slot) = bars.get_mut(usize::from(index)) {
+            if let Some(slot) = bars.found.get_mut(usize::from(at)) {
                 *slot = bar;
             }
+            let slots = if matches!(bar, Some(Bar::Memory { wide: true, .. })) { 2 } else { 1 };
+            bars.next = at.saturating_add(slots);
+            self.bars.set(bars);
         }
-        self.bars.set(Some(bars));
-        Ok(bars)
+        Ok(bars.found.get(usize::from(index)).copied().flatten())
     }
 
     fn read_bar(&self, index: u8) -> Result<Option<Bar>, PciError> {
@@ -78,11 +83,10 @@ impl<H: Platform> PciDevice<H> {
     ///
     /// # Errors
     /// [`PciCause::Bar`] unless it is a memory BAR of that length that starts on a page, or as
-    /// [`bars`](Self::bars); [`PciCause::Map`] if Xen refuses.
+    /// [`bar`](Self::bar); [`PciCause::Map`] if Xen refuses.
     pub fn map_bar(&self, index: u8, min_len: usize) -> Result<H::Region, PciError> {
         let fault = |what| Err(self.error(PciCause::Bar(index, what)));
-        let bars = self.bars()?;
-        let Some(bar) = bars.get(usize::from(index)).copied().flatten() else { return fault("is not there") };
+        let Some(bar) = self.bar(index)? else { return fault("is not there") };
         let Bar::Memory { base, len, .. } = bar else { return fault("is not in memory space") };
         let Ok(len) = usize::try_from(len) else { return fault("is too large") };
         if len < min_len {

@@ -299,6 +299,19 @@ fn pc_08_only_the_command_register_and_bar_sizing_are_written() {
 }
 
 #[test]
+fn a_function_is_taken_into_use_with_few_requests() {
+    let platform = with(nic().bar(2, 0xfebd_0000, 0xffff_f000));
+    let device = device(&platform);
+    device.enable_memory().unwrap();
+    device.map_bar(0, 0x2_0000).unwrap();
+    let _interrupts = device.enable_interrupts(1).unwrap();
+    device.enable_bus_master().unwrap();
+    // Ids; command and status, command; four for the size of one BAR; the line; command, twice.
+    let requests = platform.0.requests.borrow().len();
+    assert_eq!(requests, 10, "{:x?}", platform.0.requests.borrow());
+}
+
+#[test]
 fn bars_are_mapped_where_they_are() {
     let platform =
         with(Function::new(0x1af4, 0x1041).bar(1, 0xfebd_0000, 0xffff_f000).bar(4, 0x0000_400c, 0xffff_c00c).bar(
