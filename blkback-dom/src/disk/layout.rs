@@ -8,7 +8,7 @@
 
 use xen_pv_rt::hyp::Maddr;
 
-use super::Span;
+use super::{Span, SubmitError};
 
 const PAGE: u32 = 4096;
 /// Most device commands of one command.
@@ -208,15 +208,16 @@ fn fragments(start: Cursor<'_>, bytes: u32, form: Form) -> impl Iterator<Item = 
 pub type Pieces<'a> = heapless::Vec<Piece<'a>, MAX_PIECES>;
 
 /// Cuts spans into the pieces that a device takes, and adds them to `pieces`: more than a KiB, and so not handed from
-/// function to function. `false` if the device takes none that are made of these.
-#[must_use]
-pub fn cut<'a>(spans: &'a [Span], limits: Limits, pieces: &mut Pieces<'a>) -> bool {
+/// function to function.
+///
+/// # Errors
+/// [`SubmitError::Layout`] if the device takes none that are made of these.
+pub fn cut<'a>(spans: &'a [Span], limits: Limits, pieces: &mut Pieces<'a>) -> Result<(), SubmitError> {
     let mut covered = 0_u64;
     for piece in (Cutter { at: Cursor::new(spans), limits }) {
         covered = covered.saturating_add(piece.bytes.into());
-        if pieces.push(piece).is_err() {
-            return false;
-        }
+        pieces.push(piece).map_err(|_| SubmitError::Layout)?;
     }
-    covered == spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.len.into()))
+    let wanted = spans.iter().fold(0_u64, |sum, span| sum.saturating_add(span.len.into()));
+    if covered == wanted { Ok(()) } else { Err(SubmitError::Layout) }
 }

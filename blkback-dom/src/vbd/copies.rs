@@ -37,7 +37,7 @@ pub(super) fn gather<'a, H: Hypervisor>(
             };
             let offset = segment.offset().saturating_add(at.byte);
             let source = CopySource::Peer(PeerSpan { domid, gref: segment.gref(), offset });
-            batch.push(copy_error, source, CopyDest::Local(now), len);
+            batch.push(copy_error, source, CopyDest::Local(now), len.into());
             at = at.advance(segments, len.into());
             room = rest;
         }
@@ -73,7 +73,7 @@ pub(super) fn scatter<'a, H: Hypervisor>(
             };
             let offset = segment.offset().saturating_add(at.byte);
             let dest = CopyDest::Peer(PeerSpan { domid, gref: segment.gref(), offset });
-            batch.push(&part.copy_error, CopySource::Local(now), dest, len);
+            batch.push(&part.copy_error, CopySource::Local(now), dest, len.into());
             at = at.advance(segments, len.into());
             rest = later;
         }

@@ -132,7 +132,7 @@ impl<H: Hypervisor> Plane<H> {
                     continue;
                 }
                 let source = CopySource::Peer(PeerSpan { domid, gref: indirect.gref(), offset: 0 });
-                batch.push(fetch_error, source, CopyDest::Local(dest), indirect.list_bytes());
+                batch.push(fetch_error, source, CopyDest::Local(dest), indirect.list_bytes().into());
             }
         }
         let copied = batch.finish();

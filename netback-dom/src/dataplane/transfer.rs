@@ -26,10 +26,8 @@ pub(super) fn gather<'a, H: Hypervisor>(batch: &mut CopyBatch<'_, 'a, H>, at: us
                 window = next;
             }
             let part = len.min(window.len());
-            // A buffer is a page, so no part is longer.
-            let bytes = u16::try_from(part).unwrap_or(u16::MAX);
             let (now, later) = core::mem::take(&mut window).split_at_mut(part);
-            batch.push(Owner::Tx(at), CopySource::Peer(span), CopyDest::Local(now), bytes);
+            batch.push(Owner::Tx(at), CopySource::Peer(span), CopyDest::Local(now), part);
             window = later;
             advance(&mut span, part);
             len = len.saturating_sub(part);
@@ -117,10 +115,8 @@ impl<'a, H: Hypervisor> Out<'_, '_, 'a, H> {
     }
 
     fn push(&mut self, source: CopySource<'a>, dest: PeerSpan, len: usize) {
-        // No part is longer than a page.
-        let len = u16::try_from(len).unwrap_or(u16::MAX);
         self.batch.push(self.owner, source, CopyDest::Peer(dest), len);
-        self.filled = self.filled.saturating_add(len);
+        self.filled = self.filled.saturating_add(u16::try_from(len).unwrap_or(u16::MAX));
     }
 
     /// Where the next byte goes, and how many fit there.

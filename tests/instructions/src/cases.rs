@@ -144,7 +144,7 @@ fn prp(pages: u64, iterations: u32) {
         (0..pages).map(|page| Span { maddr: Maddr::from_raw(page.wrapping_mul(3) << 12), len: 4096 }).collect();
     for _ in 0..iterations {
         let mut pieces = Pieces::new();
-        black_box(cut(black_box(&spans), limits, &mut pieces));
+        let _ = black_box(cut(black_box(&spans), limits, &mut pieces));
         for piece in &pieces {
             black_box(pointer(piece, Maddr::from_raw(1 << 30)));
             black_box(list(piece).fold(0_u64, u64::wrapping_add));

@@ -10,7 +10,8 @@ use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use spin::mutex::SpinMutex;
 
 use crate::hyp::{
-    Access, CopyDest, CopySource, Domid, GrantCopy, GrantError, GrantRef, Grants, Maddr, PAGE_SIZE, SharedPage,
+    Access, COPY_BATCH, CopyDest, CopySource, Domid, GrantCopy, GrantError, GrantRef, Grants, Maddr, PAGE_SIZE,
+    SharedPage,
 };
 
 use super::abi::{DOMID_SELF, gnttab, nr};
@@ -87,7 +88,7 @@ fn unmap(mappings: &[(u64, u32)]) {
 }
 
 /// Operations per hypercall.
-const BATCH: usize = 64;
+const BATCH: usize = COPY_BATCH;
 
 impl Grants for Xen {
     type Page = MappedPage;

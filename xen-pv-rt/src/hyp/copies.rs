@@ -8,8 +8,8 @@ use core::cell::Cell;
 
 use super::{CopyDest, CopySource, GrantCopy, GrantError, Grants};
 
-/// Operations of one hypercall.
-const BATCH: usize = 64;
+/// Operations of one hypercall: `arch` makes as many of a longer list.
+pub(crate) const BATCH: usize = 64;
 
 /// Copies since some moment. They wrap.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,8 +64,13 @@ impl<'h, 'a, G: Grants, O: CopyOwner> CopyBatch<'h, 'a, G, O> {
         Self { grants, log, copied: Copied { calls: 0, operations: 0 }, ops: heapless::Vec::new() }
     }
 
-    /// Adds a copy of `len` bytes, 1 to a page; the ones added so far are carried out first if the batch is full.
-    pub fn push(&mut self, owner: O, source: CopySource<'a>, dest: CopyDest<'a>, len: u16) {
+    /// Adds a copy of `len` bytes, 1 to a page; the ones added so far are carried out first if the batch is full. A length
+    /// that no operation can have is a failure of its owner's.
+    pub fn push(&mut self, owner: O, source: CopySource<'a>, dest: CopyDest<'a>, len: usize) {
+        let Ok(len) = u16::try_from(len) else {
+            self.fail(&owner, GrantError::BadCopyArg);
+            return;
+        };
         if self.ops.is_full() {
             self.run();
         }

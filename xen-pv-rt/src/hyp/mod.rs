@@ -20,6 +20,8 @@ mod mmio;
 mod xenstore;
 
 pub use clock::{Clock, Instant, sleep, sleep_until};
+#[cfg(xen_guest)]
+pub(crate) use copies::BATCH as COPY_BATCH;
 pub use copies::{Copied, CopyBatch, CopyOwner};
 pub use dma::{Dma, DmaBuf, DmaError, DmaPool, DmaRing, PageOwner, RawDma};
 pub use events::{BoundPort, EventChannels, EvtchnError};

@@ -44,9 +44,7 @@ impl Port {
         }
         let limits = Limits { bytes: MAX_BYTES, block, pages: false, segments: MAX_REGIONS };
         let mut pieces = Pieces::new();
-        if !layout::cut(command.spans, limits, &mut pieces) {
-            return Err(SubmitError::Layout);
-        }
+        layout::cut(command.spans, limits, &mut pieces)?;
         let count = pieces.len().max(1);
         if count > self.slots.depth() {
             return Err(SubmitError::Layout);

@@ -53,9 +53,7 @@ impl<R: Mmio, C: Clock> Nvme<R, C> {
         let segments = if self.data.as_ref().is_some_and(|data| data.sgl) { pointer::MAX_SEGMENTS } else { 0 };
         let limits = Limits { bytes: self.piece_bytes(), block, pages: true, segments };
         let mut pieces = Pieces::new();
-        if !layout::cut(command.spans, limits, &mut pieces) {
-            return Err(SubmitError::Layout);
-        }
+        layout::cut(command.spans, limits, &mut pieces)?;
         let lists = match command.op {
             Op::Discard { .. } => 1,
             _ => pieces.iter().filter(|piece| needs_list(piece)).count(),

@@ -29,9 +29,7 @@ impl<T: Transport, C: Clock> VirtioBlk<T, C> {
         let segments = self.config.as_ref().map_or(1, |config| config.segments);
         let limits = Limits { bytes: MAX_BYTES, block: disk.geometry.logical_bytes, pages: false, segments };
         let mut pieces = Pieces::new();
-        if !layout::cut(command.spans, limits, &mut pieces) {
-            return Err(SubmitError::Layout);
-        }
+        layout::cut(command.spans, limits, &mut pieces)?;
         let number = usize::from(command.lane).checked_rem(self.queues.len()).ok_or(SubmitError::Gone)?;
         let queue = self.queues.get_mut(number).ok_or(SubmitError::Gone)?;
         let slots = pieces.len().max(1);
