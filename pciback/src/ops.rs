@@ -58,7 +58,8 @@ impl<H: Platform> OpPage<H> {
             if self.hyp.now() >= deadline {
                 return Err(PciCause::NoAnswer);
             }
-            self.hyp.wait(Some(deadline));
+            // On this port alone: what else is pending stays so until the caller is done, and Dom0 needs the CPU.
+            self.hyp.wait_on(&self.port, deadline);
         }
     }
 

@@ -222,6 +222,19 @@ fn pc_01_a_backend_that_stops_answering_costs_one_deadline_and_an_error_each_aft
 }
 
 #[test]
+fn a_request_sleeps_until_it_is_answered_whatever_else_is_pending() {
+    let platform = with(nic());
+    let device = device(&platform);
+    let interrupts = device.enable_interrupts(1).unwrap();
+    platform.0.manners.borrow_mut().is_late = true;
+    platform.raise(11);
+    let sleeps = platform.0.sleeps.get();
+    assert_eq!(device.read16(0).unwrap(), 0x8086);
+    assert_eq!(platform.0.sleeps.get() - sleeps, 1, "Dom0, who is to answer, would not get the CPU");
+    assert!(interrupts.take_pending(), "it is there for who looks for it");
+}
+
+#[test]
 fn pc_03_a_request_for_error_recovery_is_declined_whatever_it_says() {
     // Commands that exist and do not, for functions that exist and do not.
     for (command, devfn) in [(7, 0), (10, 0x98), (0, 0), (99, 0xff), (u32::MAX, u32::MAX)] {

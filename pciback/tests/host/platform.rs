@@ -68,6 +68,8 @@ pub struct Manners {
     pub never_connects: bool,
     /// Requests are not answered from this one on.
     pub silent_from: Option<usize>,
+    /// Requests are answered while we sleep, not at once.
+    pub is_late: bool,
     /// What enabling MSI-X answers: error, value, pirqs.
     pub msix: Option<(i32, u32, Vec<u16>)>,
     /// What enabling MSI answers: error, value.
@@ -94,6 +96,10 @@ pub struct World {
     pub manners: RefCell<Manners>,
     /// Every request: command, offset, size, value.
     pub requests: RefCell<Vec<[u32; 4]>>,
+    /// We have notified, and the backend has not looked yet.
+    asked: Cell<bool>,
+    /// How often we slept, or tried to.
+    pub sleeps: Cell<u32>,
     /// Notifications from us that found no request.
     pub idle_notifications: Cell<u32>,
     pub mapped: RefCell<Vec<(u64, usize)>>,
@@ -198,6 +204,20 @@ impl Platform {
             }
             ("8", "4") => self.set(&back, "4"),
             _ => {}
+        }
+    }
+
+    /// Dom0 shares our CPU: it gets to work if we sleep.
+    fn sleep(&self, pending: bool, deadline: Instant) {
+        self.0.sleeps.set(self.0.sleeps.get() + 1);
+        let now = self.0.now.get();
+        if pending {
+            self.0.now.set(now + 1_000_000);
+        } else if self.0.asked.take() {
+            self.0.now.set(now + 1_000_000);
+            self.serve();
+        } else {
+            self.0.now.set(now.max(deadline.as_nanos()));
         }
     }
 
@@ -356,7 +376,11 @@ impl EventChannels for Platform {
         Ok(port)
     }
     fn notify(&self, _: &LocalPort) {
-        self.serve();
+        if self.0.manners.borrow().is_late {
+            self.0.asked.set(true);
+        } else {
+            self.serve();
+        }
     }
     fn take_pending(&self, port: &LocalPort) -> bool {
         self.0.pending.borrow_mut().remove(&port.0)
@@ -366,7 +390,12 @@ impl EventChannels for Platform {
     }
     fn wait(&self, deadline: Option<Instant>) {
         let deadline = deadline.expect("a sleep without end");
-        self.0.now.set(self.0.now.get().max(deadline.as_nanos()));
+        let pending = !self.0.pending.borrow().is_empty();
+        self.sleep(pending, deadline);
+    }
+    fn wait_on(&self, port: &LocalPort, deadline: Instant) {
+        let pending = self.0.pending.borrow().contains(&port.0);
+        self.sleep(pending, deadline);
     }
 }
 

@@ -254,4 +254,12 @@ impl EventChannels for FakeHyp {
         let deadline = deadline.expect("the domain would sleep for ever: nothing is pending and it gave no deadline");
         self.0.now.set(self.now().max(deadline));
     }
+
+    /// The same. Nobody does anything meanwhile.
+    fn wait_on(&self, port: &FakePort, deadline: Instant) {
+        let pending = |events: &Events| events.channels.get(&(self.0.backend, port.port)).is_some_and(|c| c.pending);
+        if !pending(&self.0.events.borrow()) {
+            self.0.now.set(self.now().max(deadline));
+        }
+    }
 }

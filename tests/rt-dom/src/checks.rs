@@ -110,6 +110,16 @@ fn events(xen: Xen, domid: Domid) {
     assert!(!xen.take_pending(&ours));
     // Pending already: no sleep.
     xen.wait(None);
+    let start = xen.now();
+    xen.wait_on(&theirs, start.saturating_add(Duration::from_secs(60)));
+    assert!(xen.now().saturating_since(start) < Duration::from_secs(30), "slept though it was pending");
+    // Only the other one is pending: a sleep, in which the CPU is not ours.
+    let (before, until) = (run_times(), xen.now().saturating_add(Duration::from_millis(50)));
+    while xen.now() < until {
+        xen.wait_on(&ours, until);
+    }
+    let slept = run_times().blocked.saturating_sub(before.blocked);
+    assert!(slept >= Duration::from_millis(40), "slept {slept:?} while another port was pending");
     assert!(xen.take_pending(&theirs));
     assert!(!xen.take_pending(&theirs), "taking clears it");
     assert!(xen.bind_interdomain(domid, RemotePort::from_raw(1000)).is_err());

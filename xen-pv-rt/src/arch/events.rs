@@ -209,4 +209,12 @@ impl EventChannels for Xen {
         drop(bound);
         timer::take();
     }
+
+    fn wait_on(&self, port: &XenPort, deadline: Instant) {
+        let raw = port.port.into_raw();
+        // A time-out of its own: the one-shot timer would end the sleep through a port that is not looked at.
+        let mut arg = sched::Poll { ports: &raw, nr_ports: 1, timeout: clock::to_system_time(deadline).max(1) };
+        // SAFETY: reads one port, which outlives the call.
+        let _ = unsafe { hypercall::op(nr::SCHED_OP, sched::POLL, &mut arg) };
+    }
 }

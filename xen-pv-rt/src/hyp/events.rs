@@ -66,4 +66,9 @@ pub trait EventChannels {
     fn eoi(&self, port: &Self::Port);
     /// Sleeps until some bound port is pending or `deadline` has passed. May return early.
     fn wait(&self, deadline: Option<Instant>);
+    /// Sleeps until `port` is pending or `deadline` has passed, whatever other ports are. May return early.
+    ///
+    /// For who waits for one answer and leaves all else until it is there: with [`wait`](Self::wait) it would not sleep while
+    /// anything else is pending, and keep the CPU from whom it waits for.
+    fn wait_on(&self, port: &Self::Port, deadline: Instant);
 }
