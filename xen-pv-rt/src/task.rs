@@ -90,7 +90,8 @@ pub fn block_on<H: Hypervisor, T>(hyp: &H, future: impl Future<Output = T>) -> T
         }
         let deadline = hyp.take_wake_at();
         if !hyp.poll(hyp.now()) {
-            hyp.wait(deadline);
+            // Interrupts of functions that were started already are pending until the data plane runs.
+            hyp.wait_for_xenstored(deadline);
         }
     }
 }

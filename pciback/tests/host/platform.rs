@@ -393,6 +393,9 @@ impl EventChannels for Platform {
         let pending = !self.0.pending.borrow().is_empty();
         self.sleep(pending, deadline);
     }
+    fn wait_for_xenstored(&self, _: Option<Instant>) {
+        unimplemented!()
+    }
     fn wait_on(&self, port: &LocalPort, deadline: Instant) {
         let pending = self.0.pending.borrow().contains(&port.0);
         self.sleep(pending, deadline);

@@ -147,7 +147,11 @@ impl Xenstore for FakeHyp {
             *answer.borrow_mut() = Some(result);
             any = true;
         }
-        any | self.0.store.borrow_mut().watches().deliver()
+        any |= self.0.store.borrow_mut().watches().deliver();
+        if any {
+            self.0.sleepless.set(0);
+        }
+        any
     }
 
     async fn read(&self, t: Transaction, path: &str) -> Result<Vec<u8>, XsError> {

@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use xen_pv_rt::hyp::{BoundPort, Clock, Domid, EventChannels, EvtchnError, Instant, Pirq, Port, RemotePort};
+use xen_pv_rt::hyp::{BoundPort, Domid, EventChannels, EvtchnError, Instant, Pirq, Port, RemotePort};
 
 use crate::faults::consult;
 use crate::machine::{FakeHyp, FakeXen, Machine};
 use crate::toolstack::DeviceId;
+
+/// Sleeps in a row that may end at once.
+const SLEEPLESS: u32 = 1000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -90,9 +93,25 @@ impl Events {
 impl Machine {
     /// Whether the driver domain's sleep ends.
     fn wakes(&self) -> bool {
+        self.xenstored_wakes() || self.events.borrow().any_pending(self.backend)
+    }
+
+    fn xenstored_wakes(&self) -> bool {
         let store = self.store.borrow();
         let answers = !store.paused && self.client.borrow().has_work();
-        answers || store.has_news() || self.events.borrow().any_pending(self.backend)
+        answers || store.has_news()
+    }
+
+    /// Time passes until the deadline, unless something ends the sleep. Rule 8.
+    fn sleep(&self, ends: bool, deadline: Option<Instant>) {
+        if ends {
+            self.sleepless.set(self.sleepless.get() + 1);
+            assert!(self.sleepless.get() < SLEEPLESS, "rule 8: does not sleep, for something that nobody takes");
+            return;
+        }
+        let deadline = deadline.expect("the domain would sleep for ever: nothing is pending and it gave no deadline");
+        self.now.set(self.now.get().max(deadline));
+        self.sleepless.set(0);
     }
 }
 
@@ -235,7 +254,11 @@ impl EventChannels for FakeHyp {
     fn take_pending(&self, port: &FakePort) -> bool {
         let mut events = self.0.events.borrow_mut();
         let channel = events.channels.get_mut(&(self.0.backend, port.port)).expect("rule 3: port is not bound");
-        std::mem::take(&mut channel.pending)
+        let taken = std::mem::take(&mut channel.pending);
+        if taken {
+            self.0.sleepless.set(0);
+        }
+        taken
     }
 
     fn eoi(&self, port: &FakePort) {
@@ -248,18 +271,17 @@ impl EventChannels for FakeHyp {
 
     /// Virtual time jumps to the deadline if nothing is there to be done.
     fn wait(&self, deadline: Option<Instant>) {
-        if self.0.wakes() {
-            return;
-        }
-        let deadline = deadline.expect("the domain would sleep for ever: nothing is pending and it gave no deadline");
-        self.0.now.set(self.now().max(deadline));
+        self.0.sleep(self.0.wakes(), deadline);
     }
 
     /// The same. Nobody does anything meanwhile.
     fn wait_on(&self, port: &FakePort, deadline: Instant) {
-        let pending = |events: &Events| events.channels.get(&(self.0.backend, port.port)).is_some_and(|c| c.pending);
-        if !pending(&self.0.events.borrow()) {
-            self.0.now.set(self.now().max(deadline));
-        }
+        let key = (self.0.backend, port.port);
+        let pending = self.0.events.borrow().channels.get(&key).is_some_and(|channel| channel.pending);
+        self.0.sleep(pending, Some(deadline));
+    }
+
+    fn wait_for_xenstored(&self, deadline: Option<Instant>) {
+        self.0.sleep(self.0.xenstored_wakes(), deadline);
     }
 }

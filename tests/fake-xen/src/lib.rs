@@ -12,6 +12,8 @@
 //!    in any order ([`FakeXen::shuffle_events`]).
 //! 6. Events coalesce: many notifications, one pending bit.
 //! 7. Faults on demand: [`Faults`].
+//! 8. A sleep that ends at once, again and again, for an event that nobody takes: on Xen that is a busy loop, which
+//!    keeps the CPU from whoever the domain waits for.
 //!
 //! - [`FakeXen`] is the test's handle to the machine, [`FakeHyp`] the driver domain's.
 //! - [`Toolstack`] does what libxl does to a device, with libxl's timing.

@@ -19,6 +19,8 @@ pub(crate) struct Machine {
     pub(crate) backend: Domid,
     pub(crate) now: Cell<Instant>,
     pub(crate) wake_at: Cell<Option<Instant>>,
+    /// Sleeps of the driver domain that ended at once since it last took what ended them.
+    pub(crate) sleepless: Cell<u32>,
     pub(crate) grants: RefCell<Grants>,
     pub(crate) events: RefCell<Events>,
     pub(crate) store: RefCell<Store>,
@@ -92,6 +94,7 @@ impl FakeXen {
             // Not 0, so that a forgotten initialisation shows.
             now: Cell::new(Instant::from_nanos(50_000_000)),
             wake_at: Cell::new(None),
+            sleepless: Cell::new(0),
             grants: RefCell::default(),
             events: RefCell::default(),
             store: RefCell::new(Store::new(backend)),

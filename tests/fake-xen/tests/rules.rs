@@ -5,12 +5,14 @@
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use fake_xen::{DeviceId, FakeHyp, FakeXen, Netfront, NetfrontOptions, Page, Toolstack, VifConfig};
+use fake_xen::{DeviceId, FakeHyp, FakePort, FakeXen, Netfront, NetfrontOptions, Page, Toolstack, VifConfig};
 use xen_pv_rt::hyp::{
     Access, CopyDest, CopySource, Domid, EventChannels, GrantCopy, GrantError, GrantRef, Grants, Instant, PeerSpan,
-    Transaction, Watch, Xenstore, XsError,
+    Pirq, Transaction, Watch, Xenstore, XsError, sleep,
 };
+use xen_pv_rt::task::block_on;
 
 /// Memory that starts a page.
 #[repr(align(4096))]
@@ -200,4 +202,52 @@ fn events_coalesce_and_a_new_port_starts_pending() {
     drop(port);
     // The frontend's port can be bound again, as after the death of a backend.
     assert!(bench.hyp.bind_interdomain(bench.domid(), remote).is_ok());
+}
+
+/// A port of the domain's with an event that nobody takes.
+fn pending_port(xen: &FakeXen) -> FakePort {
+    let pirq = Pirq::from_raw(11);
+    xen.add_pirq(pirq);
+    let port = xen.hyp().bind_pirq(pirq, false).unwrap();
+    xen.raise_pirq(pirq);
+    port
+}
+
+#[test]
+#[should_panic(expected = "rule 8")]
+fn waiting_for_any_event_with_one_that_nobody_takes_is_no_sleep() {
+    let xen = FakeXen::new();
+    let _port = pending_port(&xen);
+    let until = xen.now().saturating_add(Duration::from_secs(1));
+    while xen.now() < until {
+        xen.hyp().wait(Some(until));
+    }
+}
+
+#[test]
+fn block_on_sleeps_and_asks_xenstore_with_an_interrupt_pending() {
+    let xen = FakeXen::new();
+    let port = pending_port(&xen);
+    let (hyp, start) = (xen.hyp(), xen.now());
+    block_on(&hyp, sleep(&hyp, Duration::from_secs(1)));
+    assert_eq!(xen.now().saturating_since(start), Duration::from_secs(1));
+    assert_eq!(
+        block_on(&hyp, hyp.read(Transaction::NONE, "data/absent")),
+        Err(XsError::Denied),
+        "an answer, though it says no"
+    );
+    assert!(hyp.take_pending(&port), "it is there for who looks for it");
+}
+
+#[test]
+fn waiting_on_one_port_sees_no_other() {
+    let xen = FakeXen::new();
+    let other = pending_port(&xen);
+    let (hyp, start) = (xen.hyp(), xen.now());
+    let port = hyp.alloc_unbound(Domid::DOM0).unwrap();
+    let until = start.saturating_add(Duration::from_secs(1));
+    hyp.wait_on(&port, until);
+    assert_eq!(xen.now(), until);
+    hyp.wait_on(&other, until.saturating_add(Duration::from_secs(1)));
+    assert_eq!(xen.now(), until, "that one is pending");
 }

@@ -14,7 +14,7 @@ use crate::hyp::{BoundPort, Domid, EventChannels, EvtchnError, Instant, PAGE_SIZ
 
 use super::abi::{DOMID_SELF, StartInfo, evtchn, nr, physdev, sched};
 use super::hypercall::{self, Errno};
-use super::{Xen, clock, memory, shared, timer};
+use super::{Xen, clock, memory, shared, store, timer};
 
 /// The ports to sleep on.
 static BOUND: SpinMutex<heapless::Vec<u32, { sched::POLL_MAX }>> = SpinMutex::new(heapless::Vec::new());
@@ -140,6 +140,19 @@ pub(super) fn take(port: &XenPort) -> bool {
     clear(port.port.into_raw())
 }
 
+/// Sleeps until one of the ports is pending, or system time `timeout` has come; 0: never.
+fn sleep(ports: &[u32], timeout: u64) {
+    let mut arg = sched::Poll { ports: ports.as_ptr(), nr_ports: u32::try_from(ports.len()).unwrap_or(0), timeout };
+    // SAFETY: reads the ports, which are borrowed until it returns.
+    let _ = unsafe { hypercall::op(nr::SCHED_OP, sched::POLL, &mut arg) };
+}
+
+/// Sleeps until the port is pending or `deadline` has passed.
+pub(super) fn wait_on(port: &XenPort, deadline: Option<Instant>) {
+    // A time-out of its own: the one-shot timer would end the sleep through a port that is not looked at.
+    sleep(&[port.port.into_raw()], deadline.map_or(0, |at| clock::to_system_time(at).max(1)));
+}
+
 impl Xen {
     /// Connects a port to a virtual interrupt. Only code that runs on Xen itself has a use for this, so it is not
     /// part of [`EventChannels`].
@@ -202,19 +215,15 @@ impl EventChannels for Xen {
     fn wait(&self, deadline: Option<Instant>) {
         // 0 would mean for ever; the past means not at all.
         let timeout = deadline.map(clock::to_system_time).map_or(0, |at| if timer::set(at) { 0 } else { at.max(1) });
-        let bound = BOUND.lock();
-        let mut arg = sched::Poll { ports: bound.as_ptr(), nr_ports: u32::try_from(bound.len()).unwrap_or(0), timeout };
-        // SAFETY: reads the ports, which `bound` keeps in place.
-        let _ = unsafe { hypercall::op(nr::SCHED_OP, sched::POLL, &mut arg) };
-        drop(bound);
+        sleep(&BOUND.lock(), timeout);
         timer::take();
     }
 
     fn wait_on(&self, port: &XenPort, deadline: Instant) {
-        let raw = port.port.into_raw();
-        // A time-out of its own: the one-shot timer would end the sleep through a port that is not looked at.
-        let mut arg = sched::Poll { ports: &raw, nr_ports: 1, timeout: clock::to_system_time(deadline).max(1) };
-        // SAFETY: reads one port, which outlives the call.
-        let _ = unsafe { hypercall::op(nr::SCHED_OP, sched::POLL, &mut arg) };
+        wait_on(port, Some(deadline));
+    }
+
+    fn wait_for_xenstored(&self, deadline: Option<Instant>) {
+        store::wait(deadline);
     }
 }

@@ -48,6 +48,13 @@ fn client() -> Result<Client<StoreRing>, XsError> {
     CLIENT.0.borrow().clone().ok_or(XsError::Other)
 }
 
+/// Sleeps until xenstored has sent something or `deadline` has passed.
+pub(super) fn wait(deadline: Option<Instant>) {
+    if let Ok(client) = client() {
+        events::wait_on(&client.ring().port, deadline);
+    }
+}
+
 impl Xenstore for Xen {
     type Watch = WatchHandle<StoreRing>;
 

@@ -71,4 +71,6 @@ pub trait EventChannels {
     /// For who waits for one answer and leaves all else until it is there: with [`wait`](Self::wait) it would not sleep while
     /// anything else is pending, and keep the CPU from whom it waits for.
     fn wait_on(&self, port: &Self::Port, deadline: Instant);
+    /// The same for what xenstored sends, whose port the builder made. `None`: for as long as it takes.
+    fn wait_for_xenstored(&self, deadline: Option<Instant>);
 }
