@@ -98,3 +98,21 @@ impl Disk {
         vec!["-drive".into(), drive, "-device".into(), format!("ide-cd,drive=cd{index},bus=ahci{index}.1")]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::ValueEnum as _;
+
+    use super::DiskModel;
+    use crate::nic::NicModel;
+
+    #[test]
+    fn models_are_called_in_reports_what_the_command_line_calls_them() {
+        for model in DiskModel::value_variants() {
+            assert_eq!(DiskModel::from_str(&model.to_string(), false), Ok(*model));
+        }
+        for model in NicModel::value_variants() {
+            assert_eq!(NicModel::from_str(&model.to_string(), false), Ok(*model));
+        }
+    }
+}

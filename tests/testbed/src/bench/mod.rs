@@ -82,7 +82,7 @@ impl BenchConfig {
         println!("==> booting Xen {} with {count} x {what} in QEMU, logs in {}", self.xen, logs.display());
     }
 
-    /// Writes what a run found, and prints its table.
+    /// Writes what a run found, and prints its table. `choice`: what `make bench` is told to measure that.
     fn publish(&self, what: &str, choice: &str, machine: &Machine, samples: &Samples) -> Result<()> {
         // The logs are for people; what was measured was measured.
         let _ = machine.collect_logs();
@@ -91,7 +91,7 @@ impl BenchConfig {
         let report = Report {
             title: format!("{what} on Xen {}", self.xen),
             command: format!(
-                "make bench {choice}={what} XEN={} ROUNDS={}{}{variant}{}",
+                "make bench {choice} XEN={} ROUNDS={}{}{variant}{}",
                 self.xen,
                 self.rounds,
                 only.unwrap_or_default(),
@@ -158,7 +158,7 @@ impl BenchConfig {
         let report = growth::GrowthReport {
             title: format!("Growth: {what} on Xen {}", self.xen),
             command: format!(
-                "make bench BENCH=growth {choice}={what} XEN={} ROUNDS={}{}",
+                "make bench BENCH=growth {choice} XEN={} ROUNDS={}{}",
                 self.xen,
                 self.rounds,
                 self.machine_choice()
@@ -202,7 +202,7 @@ impl BenchConfig {
 pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
     let bed = config.network_bed(nic, bed::CONTENDERS)?;
     let samples = rounds::run(&bed, config.rounds, &config.only);
-    config.publish(nic.name(), "NIC", &bed.machine, &samples)
+    config.publish(nic.name(), &format!("NIC={nic}"), &bed.machine, &samples)
 }
 
 /// Measures how a driver domain bears more and more guests with one card's model, and writes the reports.
@@ -212,7 +212,7 @@ pub fn network(config: &BenchConfig, nic: NicModel) -> Result<()> {
 pub fn growth(config: &BenchConfig, nic: NicModel) -> Result<()> {
     config.grow(
         nic.name(),
-        "NIC",
+        &format!("NIC={nic}"),
         growth::NETWORK,
         |logs| growth::NetworkBed::set_up(&config.bed_config(nic, growth::CONTENDERS, logs)),
         |bed| (&bed.machine, &bed.crowds),
@@ -226,7 +226,7 @@ pub fn growth(config: &BenchConfig, nic: NicModel) -> Result<()> {
 pub fn storage_growth(config: &BenchConfig, model: DiskModel) -> Result<()> {
     config.grow(
         disk_name(model),
-        "DISK",
+        &format!("DISK={model}"),
         growth::STORAGE,
         |logs| growth::StorageBed::set_up(&config.disk_bed_config(model, logs)),
         |bed| (&bed.machine, &bed.crowds),
@@ -253,7 +253,7 @@ pub fn storage_profile(config: &BenchConfig, model: DiskModel) -> Result<()> {
     let (bed, name) = (config.disk_bed(model)?, disk_name(model));
     let report = disk_profile::run(&bed, &config.images.join("blkback-dom"), &config.only)?;
     let _ = bed.machine.collect_logs();
-    let text = format!("# Profile: {name} on Xen {}\n\nMade by `make profile DISK={name}`.\n\n{report}", config.xen);
+    let text = format!("# Profile: {name} on Xen {}\n\nMade by `make profile DISK={model}`.\n\n{report}", config.xen);
     config.write(&format!("profile-{name}-{}.md", config.xen), &text)
 }
 
@@ -264,9 +264,10 @@ pub fn storage_profile(config: &BenchConfig, model: DiskModel) -> Result<()> {
 pub fn storage(config: &BenchConfig, model: DiskModel) -> Result<()> {
     let (bed, name) = (config.disk_bed(model)?, disk_name(model));
     let samples = storage_rounds::run(&bed, config.rounds, &config.only);
-    config.publish(name, "DISK", &bed.machine, &samples)
+    config.publish(name, &format!("DISK={model}"), &bed.machine, &samples)
 }
 
+/// As reports call it.
 fn disk_name(model: DiskModel) -> &'static str {
     match model {
         DiskModel::Nvme => "nvme",
