@@ -18,6 +18,8 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// Payload of a small datagram: the least an Ethernet frame holds.
 const SMALL_BYTES: usize = 18;
 const DATAGRAM_PORT: u16 = 5000;
+/// Room of the socket that takes small datagrams.
+const SOCKET_BYTES: u64 = 4 << 20;
 const PINGS: u32 = 100;
 
 /// Where the generator runs.
@@ -154,28 +156,34 @@ pub fn datagrams_in(station: &Station, window: Duration) -> Result<f64> {
     let kept_up = |factor: f64| -> Result<Option<f64>> {
         let wanted = capacity * factor;
         let arrival = offer(station, whole(wanted * window.as_secs_f64()), whole(wanted))?;
-        Ok(Some(arrival.rate).filter(|rate| arrival.part >= 0.99 && *rate >= wanted * 0.985))
+        // A window that starts late ends as if it had been faster than what was offered.
+        let rate = Some(arrival.rate.min(wanted));
+        Ok(rate.filter(|rate| arrival.part >= 0.99 && *rate >= wanted * 0.985))
     };
     highest(kept_up)?.ok_or_else(|| Failure::new("more than 1 % of the datagrams were lost at every rate"))
 }
 
-/// The result of the highest factor that gives one, of a ladder that is left after two failures above the best rung.
+/// The result of the highest factor that gives one, of a ladder that is left at the first rung above the best that fails.
+/// A rung fails if two attempts do: the machine is shared, so one may have been disturbed.
 ///
 /// # Errors
 /// Those of `attempt`.
 fn highest(mut attempt: impl FnMut(f64) -> Result<Option<f64>>) -> Result<Option<f64>> {
+    let mut rung = |factor| match attempt(factor)? {
+        None => attempt(factor),
+        found => Ok(found),
+    };
     let mut factor = 0.6_f64;
-    let mut best = attempt(factor)?;
+    let mut best = rung(factor)?;
     while best.is_none() && factor > 0.1 {
         factor /= 1.25;
-        best = attempt(factor)?;
+        best = rung(factor)?;
     }
-    let mut failures = u32::from(best.is_none()).saturating_mul(2);
-    while failures < 2 && factor < 4.0 {
+    while best.is_some() && factor < 4.0 {
         factor *= 1.12;
-        match attempt(factor)? {
-            None => failures = failures.saturating_add(1),
-            better => (best, failures) = (better, 0),
+        match rung(factor)? {
+            None => break,
+            better => best = better,
         }
     }
     Ok(best)
@@ -188,8 +196,11 @@ fn whole(value: f64) -> u64 {
 
 fn offer(station: &Station, count: u64, per_second: u64) -> Result<Arrival> {
     let address: Ipv4Address = station.address.parse().doing("the guest's address")?;
+    // A socket takes 128 small datagrams by default, of which each counts as a buffer. An emulated guest's program is
+    // away for longer than that lasts, and all losses would be its socket's, whoever serves the guest.
     let start = format!(
-        "{LOAD} udp-receive {DATAGRAM_PORT} >/run/datagrams 2>&1 &\n\
+        "echo {SOCKET_BYTES} >/proc/sys/net/core/rmem_default\n\
+         {LOAD} udp-receive {DATAGRAM_PORT} >/run/datagrams 2>&1 &\n\
          for i in $(seq 100); do grep -q @listening /run/datagrams && exit 0; sleep 0.02; done; exit 1"
     );
     station.guest.check(&start, LIMIT)?;
@@ -256,17 +267,17 @@ mod tests {
             let (best, attempts) = found(limit);
             let best = best.unwrap();
             assert!(best <= limit && best * 1.12 > limit * 0.999, "{best} for {limit}");
-            assert!(attempts < 20, "{attempts} attempts for {limit}");
+            assert!(attempts < 22, "{attempts} attempts for {limit}");
         }
         assert_eq!(found(0.01).0, None);
     }
 
     #[test]
-    fn one_bad_window_does_not_end_the_search() {
+    fn one_bad_window_on_each_rung_does_not_end_the_search() {
         let mut attempts = 0;
         let best = highest(|factor| {
             attempts += 1;
-            Ok(Some(factor).filter(|factor| attempts != 2 && *factor <= 1.0))
+            Ok(Some(factor).filter(|factor| attempts % 2 == 0 && *factor <= 1.0))
         });
         assert!(best.unwrap().unwrap() > 0.9);
     }
