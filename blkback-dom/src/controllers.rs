@@ -6,17 +6,18 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::time::Duration;
 
-use pciback::{BusError, PciBus};
+use pciback::{BusError, PciBus, Trust};
 use xen_pv_rt::hyp::{Instant, Platform};
 
 use crate::disk::{AttachedController, Controller, DiskError, DiskEvent, DiskId, DiskName, Health, ProbeError, Tag};
-use crate::patience::Trust;
 use crate::publish::ControllerReport;
 use crate::vbd::Controllers;
 use crate::volume::{DiskRef, NamedDisk};
 
 /// How often a controller without commands in flight is looked at without an interrupt.
 const SLOW_POLL: Duration = Duration::from_secs(1);
+/// The same with commands in flight, until its interrupts are known to arrive.
+const FAST_POLL: Duration = Duration::from_millis(10);
 
 /// Why the domain has no disks to serve.
 #[derive(Debug)]
@@ -180,8 +181,8 @@ impl<H: Platform> Controllers for PciControllers<H> {
                 trust.learn(interrupted, overdue);
             }
             let controller_now = controller.controller();
-            if controller_now.in_flight() > 0 {
-                self.next_poll = self.next_poll.min(now.saturating_add(trust.poll_after()));
+            if controller_now.in_flight() > 0 && !trust.is_earned() {
+                self.next_poll = self.next_poll.min(now.saturating_add(FAST_POLL));
             }
             if let Some(deadline) = controller_now.next_deadline() {
                 self.next_poll = self.next_poll.min(deadline);

@@ -33,54 +33,9 @@ impl Patience {
     }
 }
 
-/// How often a controller with commands in flight is looked at without an interrupt, until its interrupts are known
-/// to arrive.
-const FAST_POLL: Duration = Duration::from_millis(10);
-/// And from then on. Each time that this passes is a wake-up for nothing, after which Xen has to set the CPU's timer anew.
-const TRUSTED_POLL: Duration = Duration::from_secs(1);
-/// Interrupts with an answer that make a controller's trustworthy.
-const ENOUGH: u8 = 32;
-
-/// Whether the interrupts of a controller arrive.
-#[derive(Debug, Default)]
-pub(crate) struct Trust {
-    /// Times that one came with an answer, since one was lost.
-    seen: u8,
-}
-
-impl Trust {
-    /// Learns from answers: whether an interrupt told of them, and whether it was the timer that found them.
-    pub(crate) fn learn(&mut self, interrupted: bool, overdue: bool) {
-        self.seen = match (interrupted, overdue) {
-            (true, _) => self.seen.saturating_add(1),
-            (false, true) => 0,
-            // Found by a look at the right moment, which says nothing.
-            (false, false) => self.seen,
-        };
-    }
-
-    /// After which time to look at a controller with commands in flight that does not interrupt.
-    pub(crate) const fn poll_after(&self) -> Duration {
-        if self.seen >= ENOUGH { TRUSTED_POLL } else { FAST_POLL }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn interrupts_that_always_arrived_are_trusted_until_one_is_lost() {
-        let mut trust = Trust::default();
-        (1..ENOUGH).for_each(|_| trust.learn(true, false));
-        assert_eq!(trust.poll_after(), FAST_POLL);
-        trust.learn(true, true);
-        assert_eq!(trust.poll_after(), TRUSTED_POLL);
-        trust.learn(false, false);
-        assert_eq!(trust.poll_after(), TRUSTED_POLL);
-        trust.learn(false, true);
-        assert_eq!(trust.poll_after(), FAST_POLL);
-    }
 
     fn after(waits: &[u64]) -> Duration {
         let mut patience = Patience::default();

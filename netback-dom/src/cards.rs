@@ -1,12 +1,12 @@
 //! The cards of the domain: found on the PCI bus at start, taken out of service when they fail or Dom0 wants them back.
 
+mod cadence;
 mod hotplug;
 mod places;
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::fmt;
-use core::time::Duration;
 
 use pciback::{BusError, PciBus, Sbdf};
 use xen_pv_rt::hyp::{Instant, Platform};
@@ -15,6 +15,7 @@ use xen_pv_rt::task::Tasks;
 use crate::dataplane::Uplinks;
 use crate::nic::{AttachedNic, Link, Nic, ProbeError, STANDARD_FRAME, Settings};
 use crate::publish::CardReport;
+use cadence::{Cadence, Look};
 use hotplug::Exchange;
 use places::Places;
 
@@ -26,12 +27,6 @@ const SPARE_BUFFERS: (usize, usize) = (256, 2048);
 const SPARE_PART: usize = 7;
 /// Spare buffers that no slow guest ever holds: a burst of frames for others.
 const BURST: usize = 64;
-/// How often a card is looked at without an interrupt while there is traffic: finds work whose interrupt was lost.
-const BUSY_POLL: Duration = Duration::from_millis(10);
-/// The same when there was no traffic for [`TRAFFIC_MEMORY`]; also how soon a change of the link is seen.
-const IDLE_POLL: Duration = Duration::from_millis(100);
-/// How long traffic is expected to go on after the last packet.
-const TRAFFIC_MEMORY: Duration = Duration::from_secs(1);
 
 /// Why the domain has no card to serve.
 #[derive(Debug)]
@@ -71,12 +66,10 @@ pub struct Cards<H: Platform> {
     cards: Vec<Option<AttachedNic<H>>>,
     places: Places,
     links: Vec<Link>,
-    next_poll: Instant,
+    cadence: Cadence,
     exchange: Rc<Exchange<H>>,
     /// What cards are set to.
     settings: Settings,
-    /// Until when traffic is expected.
-    busy_until: Instant,
 }
 
 impl<H: Platform> Cards<H> {
@@ -98,9 +91,8 @@ impl<H: Platform> Cards<H> {
         }
         cards.resize_with(places.count(), || None);
         let links = cards.iter().map(|_| Link::Down).collect();
-        let (next_poll, busy_until) = (Instant::default(), Instant::default());
         let exchange = Rc::new(Exchange::new(bus));
-        Ok(Self { cards, places, links, next_poll, exchange, settings, busy_until })
+        Ok(Self { cards, places, links, cadence: Cadence::default(), exchange, settings })
     }
 
     /// Pages that may wait for slow guests, over all vifs. All of them may be buffers of one card.
@@ -148,9 +140,9 @@ impl<H: Platform> Cards<H> {
     pub fn poll(&mut self, now: Instant) -> bool {
         self.remove_wanted();
         self.add_arrived();
-        let slow = now >= self.next_poll;
+        let look = self.cadence.begin_turn(now, self.is_trusted());
+        let slow = look != Look::No;
         if slow {
-            self.next_poll = now.saturating_add(if now < self.busy_until { BUSY_POLL } else { IDLE_POLL });
             self.exchange.bus.borrow().poll();
         }
         let mut work = false;
@@ -161,6 +153,7 @@ impl<H: Platform> Cards<H> {
             if !interrupted && !slow {
                 continue;
             }
+            card.learn(interrupted, look == Look::Overdue);
             // One that was lost is found here: as if every vector had interrupted.
             card.card().note_interrupts(if slow { u32::MAX } else { vectors });
             let health = card.card().poll();
@@ -198,13 +191,17 @@ impl<H: Platform> Cards<H> {
 
     /// Notes that packets moved.
     pub fn note_traffic(&mut self, now: Instant) {
-        self.busy_until = now.saturating_add(TRAFFIC_MEMORY);
-        self.next_poll = self.next_poll.min(now.saturating_add(BUSY_POLL));
+        self.cadence.note_traffic(now, self.is_trusted());
     }
 
     /// When [`poll`](Self::poll) is due without an interrupt.
     pub fn next_poll(&self) -> Instant {
-        self.next_poll
+        self.cadence.deadline()
+    }
+
+    /// Whether the interrupts of every card are known to arrive.
+    fn is_trusted(&self) -> bool {
+        self.cards.iter().flatten().all(AttachedNic::is_trusted)
     }
 
     /// Asks every card for an interrupt. Returns whether one of them has work already.
@@ -214,6 +211,9 @@ impl<H: Platform> Cards<H> {
             work |= card.card().enable_interrupts();
             // Only now is the interrupt line deasserted; earlier, it would interrupt again at once.
             card.interrupts().eoi();
+        }
+        if !work {
+            self.cadence.note_sleep();
         }
         work
     }

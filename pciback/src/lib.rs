@@ -24,6 +24,7 @@ mod interrupts;
 mod map;
 mod ops;
 mod sbdf;
+mod trust;
 
 pub use bar::Bar;
 pub use bus::PciBus;
@@ -31,3 +32,4 @@ pub use device::{Capability, PciDevice};
 pub use error::{BusError, PciCause, PciError};
 pub use interrupts::{InterruptKind, Interrupts};
 pub use sbdf::{BadSbdf, Sbdf};
+pub use trust::Trust;

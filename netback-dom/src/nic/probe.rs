@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use pciback::{InterruptKind, Interrupts, PciCause, PciDevice, PciError, Sbdf};
+use pciback::{InterruptKind, Interrupts, PciCause, PciDevice, PciError, Sbdf, Trust};
 use xen_pv_rt::hyp::Platform;
 
 use super::intel::Model;
@@ -85,6 +85,7 @@ pub struct AttachedNic<H: Platform> {
     card: Card<H>,
     interrupts: Interrupts<H>,
     device: PciDevice<H>,
+    trust: Trust,
 }
 
 impl<H: Platform> AttachedNic<H> {
@@ -109,7 +110,7 @@ impl<H: Platform> AttachedNic<H> {
         device.enable_bus_master()?;
         let card = start(quiet, &interrupts, device.platform(), settings)
             .map_err(|error| ProbeError::Nic(device.sbdf(), error))?;
-        Ok(Self { card, interrupts, device })
+        Ok(Self { card, interrupts, device, trust: Trust::default() })
     }
 
     /// The card.
@@ -119,6 +120,16 @@ impl<H: Platform> AttachedNic<H> {
     /// Its interrupts.
     pub fn interrupts(&self) -> &Interrupts<H> {
         &self.interrupts
+    }
+    /// Whether its interrupts are known to arrive.
+    pub fn is_trusted(&self) -> bool {
+        self.trust.is_earned()
+    }
+    /// Learns from a look at the card: whether it has interrupted, and whether it was the slow timer that looked.
+    pub fn learn(&mut self, interrupted: bool, overdue: bool) {
+        if self.card.has_received() {
+            self.trust.learn(interrupted, overdue);
+        }
     }
     /// Its address.
     pub fn sbdf(&self) -> Sbdf {
@@ -170,6 +181,13 @@ macro_rules! each {
             Self::Virtio($card) => $call,
         }
     };
+}
+
+impl<H: Platform> Card<H> {
+    /// Whether a received frame is there to be taken.
+    fn has_received(&self) -> bool {
+        each!(self, card => card.has_received())
+    }
 }
 
 impl<H: Platform> Nic for Card<H> {

@@ -103,6 +103,7 @@ on_every_card! {
     dv_12_a_frame_without_an_interrupt_is_found_by_polling
     a_frame_just_before_going_to_sleep_is_not_missed
     dv_12_a_lost_interrupt_is_asked_for_again
+    a_received_frame_shows_without_reading_a_register
     a_card_that_has_not_interrupted_is_not_asked_why
     sent_frames_interrupt_only_when_the_ring_is_crowded
     a_link_change_is_seen_after_its_interrupt
@@ -519,6 +520,18 @@ fn dv_12_a_lost_interrupt_is_asked_for_again(kind: Kind) {
     assert!(!bench.card.asserts());
     assert!(bench.card.receive(&payload(2, 100)));
     assert!(bench.card.asserts(), "the card interrupts again");
+}
+
+fn a_received_frame_shows_without_reading_a_register(kind: Kind) {
+    let bench = Bench::new(kind);
+    let mut driver = bench.running();
+    bench.card.accesses();
+    assert!(!driver.has_received());
+    assert!(bench.card.receive(&payload(1, 100)));
+    assert!(driver.has_received());
+    assert_eq!(bench.card.accesses(), []);
+    driver.receive().unwrap();
+    assert!(!driver.has_received());
 }
 
 fn a_card_that_has_not_interrupted_is_not_asked_why(kind: Kind) {

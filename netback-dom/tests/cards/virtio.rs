@@ -145,6 +145,19 @@ proptest! {
 }
 
 #[test]
+fn a_received_frame_shows_without_an_access_to_the_device() {
+    let bench = Bench::new();
+    let mut driver = bench.running();
+    bench.device.accesses();
+    assert!(!driver.has_received());
+    assert!(bench.device.receive(&payload(1, 100)));
+    assert!(driver.has_received());
+    assert_eq!(bench.device.accesses(), []);
+    driver.receive().unwrap();
+    assert!(!driver.has_received());
+}
+
+#[test]
 fn no_notification_is_lost_where_the_index_wraps() {
     let bench = Bench::new();
     let mut driver = bench.running();

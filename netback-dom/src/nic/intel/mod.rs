@@ -180,6 +180,11 @@ impl<R: Mmio, C: Clock> Intel<R, C> {
         error
     }
 
+    /// Whether a received frame is there to be taken. No register is read.
+    pub fn has_received(&self) -> bool {
+        self.state == State::Running && self.rx.iter().any(RxRing::is_ready)
+    }
+
     /// Lets go of frames that were sent; whether there were any.
     fn reclaim(&mut self) -> bool {
         let mut any = false;

@@ -170,6 +170,11 @@ impl<T: Transport, C: Clock> VirtioNet<T, C> {
         self.state = State::Failed(error);
     }
 
+    /// Whether a received frame is there to be taken. No register is read.
+    pub fn has_received(&self) -> bool {
+        self.state == State::Running && self.queues.has_received()
+    }
+
     /// Lets go of frames that were sent; whether there were any.
     fn reclaim(&mut self) -> bool {
         self.queues.reclaim(&mut self.counters).unwrap_or_else(|error| {

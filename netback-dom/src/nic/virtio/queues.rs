@@ -209,6 +209,11 @@ impl Queues {
         self.pairs.iter_mut().for_each(|pair| pair.rx.flush(transport));
     }
 
+    /// Whether a received frame is there to be taken.
+    pub(super) fn has_received(&self) -> bool {
+        self.pairs.iter().any(|pair| pair.rx.is_ready())
+    }
+
     /// Asks for an interrupt when a frame comes on any queue.
     pub(super) fn enable_receive_interrupts(&self) {
         self.pairs.iter().for_each(|pair| pair.rx.enable_interrupts());
