@@ -14,9 +14,10 @@ use crate::publish::ControllerReport;
 use crate::vbd::Controllers;
 use crate::volume::{DiskRef, NamedDisk};
 
-/// How often a controller without commands in flight is looked at without an interrupt.
+/// How often a controller is looked at without an interrupt. Each time with commands in flight is a wake-up for nothing, after
+/// which Xen has to set the CPU's timer anew.
 const SLOW_POLL: Duration = Duration::from_secs(1);
-/// The same with commands in flight, until its interrupts are known to arrive.
+/// The same with commands in flight and interrupts that are not known to arrive.
 const FAST_POLL: Duration = Duration::from_millis(10);
 
 /// Why the domain has no disks to serve.

@@ -341,7 +341,7 @@ impl<R: Mmio, C: Clock> Nic for Intel<R, C> {
             }
         }
         let freed = self.reclaim() || freed;
-        freed || self.look || self.rx.iter().any(RxRing::is_ready)
+        freed || self.look || self.has_received()
     }
 
     fn quiesce(&mut self) {

@@ -267,7 +267,7 @@ mod tests {
             let (best, attempts) = found(limit);
             let best = best.unwrap();
             assert!(best <= limit && best * 1.12 > limit * 0.999, "{best} for {limit}");
-            assert!(attempts < 22, "{attempts} attempts for {limit}");
+            assert!(attempts < 20, "{attempts} attempts for {limit}");
         }
         assert_eq!(found(0.01).0, None);
     }
